@@ -1,0 +1,469 @@
+"""What ir, cr, p10cr and kur have in common: from a request with its POP to a certificate (RFC 9483 §4.1, §5.1.1).
+
+    POP ─► who may ask for whom ─► Profile.approve ─► issuer.issue ─► the answer ─► store.issued
+
+Everything up to the approval is decided before anything is issued. The certificate, the transaction's state and the
+exact answer become durable in one commit before the answer leaves.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.x509 import ObjectIdentifier
+
+from cmpd import asn1, pop, reply
+from cmpd.asn1 import BodyType, der, oids
+from cmpd.asn1.compare import same_name
+from cmpd.errors import (
+    BadCertTemplate,
+    BadDataFormat,
+    BadRequest,
+    CertRevoked,
+    CMPError,
+    NotAuthorized,
+    SystemFailure,
+    SystemUnavail,
+)
+from cmpd.exchange import (
+    Approved,
+    CertificateRequest,
+    CertificateStatus,
+    Exchange,
+    IssuedCertificate,
+    RequestedExtension,
+    RevocationReason,
+    Transaction,
+    TransactionState,
+)
+from cmpd.limits import Limits
+from cmpd.ports import Issued, Issuer, IssuerFailure, IssuerUnavailable, Revocation, Store
+from cmpd.profile import Profile
+from cmpd.protection import CertificateCredential, Credential, MacCredential, SignerCache
+from cmpd.protection.signature import Signer
+from cmpd.reply import Replier
+from cmpd.validation import Received
+
+NULL_NAME = der.sequence()
+"""The NULL-DN (RFC 9483 §1.4)."""
+
+_REFUSED_CONTROLS = {
+    oids.REG_CTRL_REG_TOKEN: "regToken is not supported; protect the message with the enrollment code instead",
+    oids.REG_CTRL_AUTHENTICATOR: "authenticator is not supported; protect the message with the enrollment code instead",
+    oids.REG_CTRL_PKI_ARCHIVE_OPTIONS: "pkiArchiveOptions is not supported: private keys are not escrowed here",
+}
+"""Controls that must not be ignored, since a client that sends them counts on them (RFC 4211 §6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """A profile with everything that serving it needs, made once at start or reload."""
+
+    profile: Profile
+    issuer: Issuer
+    chain: tuple[bytes, ...]
+    """CA certificates above what is issued, DER, issuing CA first, root last."""
+    signer: Signer | None
+    """What our answers to signed requests are signed with."""
+    signers: SignerCache
+    """Who may sign requests: the profile's trust anchors and our own CA."""
+    ra_signers: SignerCache | None
+    """RA certificates that may vouch for others."""
+
+    @property
+    def handed_chain(self) -> tuple[bytes, ...]:
+        """The chain as it goes into extraCerts: without the root (RFC 9483 §3.3)."""
+        return self.chain[:-1] if len(self.chain) > 1 else self.chain
+
+
+@dataclass(slots=True)
+class Operation:
+    """An authenticated and authorised message with all that its handler works with."""
+
+    received: Received
+    credential: Credential
+    body: object
+    """The decoded body."""
+    digest: bytes
+    """SHA-256 of the message as received."""
+    realm: Realm
+    store: Store
+    limits: Limits
+    now: datetime
+    replier: Replier
+    exchange: Exchange
+
+    def transaction(
+        self, state: TransactionState, answer: bytes, *, confirm_by: datetime | None = None
+    ) -> Transaction:
+        """The record of a transaction that this message begins."""
+        return Transaction(
+            transaction_id=self.received.transaction_id,
+            profile=self.realm.profile.name,
+            operation=self.received.message.body_type.name,
+            credential=self.credential.id,
+            state=state,
+            nonce=self.replier.nonce,
+            first_request=self.digest,
+            first_reply=answer,
+            created=self.now,
+            confirm_by=confirm_by,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request of a message, its syntax read, nothing decided."""
+
+    request: CertificateRequest
+    check_pop: Callable[[], None]
+    old_certificate: tuple[bytes, int] | None = None
+    """oldCertID: issuer (GeneralName DER) and serial number."""
+
+
+Refine = Callable[[Operation, Wanted], Awaitable[Wanted]]
+"""What an operation adds to a request before it is decided, e.g. kur: the names of the certificate it updates."""
+
+
+async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine) -> bytes:
+    """Decide, issue, record and answer (RFC 9483 §4.1.1, §5.1.1). Raises CMPError when nothing is granted."""
+    decided: list[tuple[int, Approved | CMPError]] = []
+    for one in wanted:
+        try:
+            decided.append((one.request.cert_req_id, await _decide(operation, one, refine)))
+        except CMPError as exc:
+            if len(wanted) == 1:
+                raise
+            decided.append((one.request.cert_req_id, exc))
+    responses: list[bytes] = []
+    certificates: list[IssuedCertificate] = []
+    implicit = operation.realm.profile.implicit_confirm and reply.asks_implicit_confirm(
+        operation.received.message.header
+    )
+    for cert_req_id, approved in decided:
+        if isinstance(approved, CMPError):
+            responses.append(reply.cert_response(cert_req_id, reply.rejection(approved)))
+            continue
+        issued = await _issue(operation.realm.issuer, approved)
+        certificates.append(_record(operation, approved, issued, implicit=implicit))
+        responses.append(reply.cert_response(cert_req_id, reply.granted(approved.modified), issued.der))
+    return await _hand_out(operation, responses, certificates, decided, implicit=implicit)
+
+
+async def _hand_out(
+    operation: Operation,
+    responses: Sequence[bytes],
+    certificates: Sequence[IssuedCertificate],
+    decided: Sequence[tuple[int, Approved | CMPError]],
+    *,
+    implicit: bool,
+) -> bytes:
+    profile, now = operation.realm.profile, operation.now
+    body_type = operation.received.message.body_type
+    confirm_by = None
+    if not certificates:
+        info, state = b"", TransactionState.refused
+    elif implicit:
+        info, state = reply.implicit_confirm(), TransactionState.confirmed
+    else:
+        confirm_by = (now + profile.confirm_wait).replace(microsecond=0)
+        info, state = reply.confirm_wait_time(confirm_by), TransactionState.unconfirmed
+    # caPubs: only in an ip, and only when a shared secret lets the EE trust what it has not seen before (RFC 9483 §4.1)
+    ca_pubs = ()
+    if certificates and body_type is BodyType.ir and isinstance(operation.credential, MacCredential):
+        ca_pubs = operation.realm.chain[-1:]
+    answer = operation.replier.message(
+        reply.cert_rep(reply.RESPONSE_OF[body_type], responses, ca_pubs),
+        general_info=info,
+        extra_certs=operation.realm.handed_chain if certificates else (),
+    )
+    code = operation.credential.code.id if certificates and isinstance(operation.credential, MacCredential) else None
+    await operation.store.issued(
+        operation.transaction(state, answer, confirm_by=confirm_by), certificates, code=code, now=now
+    )
+    exchange = operation.exchange
+    exchange.serial = ",".join(f"{certificate.serial:x}" for certificate in certificates)
+    refusals = [one for _, one in decided if isinstance(one, CMPError)]
+    if refusals:
+        exchange.fail_info, exchange.reason = refusals[0].fail_info.name, str(refusals[0])
+    changed = any(isinstance(one, Approved) and one.modified for _, one in decided)
+    exchange.outcome = "rejection" if not certificates else "grantedWithMods" if changed else "accepted"
+    return answer
+
+
+async def conclude(
+    operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]
+) -> bytes:
+    """End a transaction after its certConf: confirm, revoke and keep the pkiconf in one commit (RFC 9483 §5.1.2).
+
+    Raises `TransactionMoved`.
+    """
+    state = TransactionState.confirmed if confirmed else TransactionState.rejected
+    answer = operation.replier.pkiconf()
+    await operation.store.advance(
+        operation.received.transaction_id,
+        seen=TransactionState.unconfirmed,
+        state=state,
+        nonce=operation.replier.nonce,
+        request=operation.digest,
+        reply=answer,
+        confirmed=confirmed,
+        revoked=[Revocation(one.serial, RevocationReason.unspecified, operation.now) for one in rejected],
+    )
+    operation.exchange.outcome = state.value
+    operation.exchange.serial = ",".join(f"{serial:x}" for serial in [*confirmed, *(one.serial for one in rejected)])
+    return answer
+
+
+async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Approved:
+    one.check_pop()
+    one = await refine(operation, one)
+    return operation.realm.profile.approve(
+        one.request, transaction_id=operation.received.transaction_id, now=operation.now
+    )
+
+
+async def _issue(issuer: Issuer, approved: Approved) -> Issued:
+    try:
+        return await issuer.issue(approved)
+    except IssuerUnavailable as exc:
+        raise SystemUnavail("the issuing CA is not available; try again later", private=str(exc)) from exc
+    except IssuerFailure as exc:
+        raise SystemFailure("the issuing CA could not issue the certificate", private=str(exc)) from exc
+
+
+def _record(operation: Operation, approved: Approved, issued: Issued, *, implicit: bool) -> IssuedCertificate:
+    return IssuedCertificate(
+        serial=issued.serial,
+        der=issued.der,
+        issuer=operation.realm.profile.issuer,
+        profile=approved.profile,
+        subject=asn1.name_text(approved.subject),
+        not_after=approved.not_after,
+        transaction_id=approved.transaction_id,
+        cert_req_id=approved.cert_req_id,
+        status=CertificateStatus.valid if implicit else CertificateStatus.unconfirmed,
+        issued_at=operation.now,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- reading the requests
+
+
+def crmf_requests(operation: Operation) -> list[Wanted]:
+    """Read the CertReqMsgs of an ir, cr or kur (RFC 4211 §3, §5; RFC 9483 §4.1.1).
+
+    Raises BadRequest for the number of requests and their certReqIds, BadCertTemplate and BadDataFormat for the rest.
+    """
+    messages = operation.body
+    assert isinstance(messages, list)
+    if not messages:
+        raise BadRequest("the message contains no CertReqMsg")
+    if len(messages) > 1 and not operation.realm.profile.several_requests:
+        raise BadRequest(f"the message contains {len(messages)} CertReqMsgs; this profile allows one")
+    wanted = [_crmf_request(operation, message) for message in messages]
+    ids = [one.request.cert_req_id for one in wanted]
+    if len(ids) == 1:
+        if ids[0] != 0:
+            raise BadRequest(f"certReqId is {ids[0]} and must be 0")
+    elif len(set(ids)) != len(ids) or min(ids) < 0:
+        raise BadRequest("the certReqIds of the message are not distinct numbers from 0 up")
+    return wanted
+
+
+def _crmf_request(operation: Operation, message: asn1.CertReqMsg) -> Wanted:
+    request = asn1.parse(asn1.CertRequest, asn1.raw(message.certReq))
+    template = request.certTemplate
+    if template.version not in {None, 2}:
+        raise BadCertTemplate(f"certTemplate: version is {template.version} and must be 2 (v3)")
+    if not -1 <= request.certReqId < 2**31:
+        raise BadRequest("certReqId is out of range")
+    if template.publicKey is None or not template.publicKey.subjectPublicKey.as_bytes():
+        raise BadCertTemplate("certTemplate: publicKey is absent; central key generation is not supported")
+    spki = asn1.dump(template.publicKey)
+    old_certificate = _controls(request.controls)
+    validity = template.validity
+    credential, limits = operation.credential, operation.limits
+    allow_sha1 = operation.realm.profile.sha1_signatures
+    return Wanted(
+        CertificateRequest(
+            cert_req_id=request.certReqId,
+            subject=NULL_NAME if template.subject is None else asn1.raw(template.subject),
+            spki=spki,
+            extensions=_extensions(template.extensions),
+            not_before=None if validity is None else _time(validity.notBefore),
+            not_after=None if validity is None else _time(validity.notAfter),
+        ),
+        lambda: pop.crmf(message, template, spki, credential, limits, allow_sha1=allow_sha1),
+        old_certificate,
+    )
+
+
+def p10cr_request(operation: Operation) -> Wanted:
+    """Read the PKCS #10 request of a p10cr; its certReqId is -1 (RFC 9483 §4.1.4, RFC 2986 §4.1)."""
+    request = operation.body
+    assert isinstance(request, asn1.CertificationRequest)
+    info = asn1.parse(asn1.CertificationRequestInfo, asn1.raw(request.certificationRequestInfo))
+    if info.version != 0:
+        raise BadCertTemplate(f"p10cr: version is {info.version} and must be 0 (v1)")
+    spki = asn1.dump(info.subjectPKInfo)
+    extensions: tuple[RequestedExtension, ...] = ()
+    for attribute in info.attributes or ():
+        if attribute.type == oids.EXTENSION_REQUEST:
+            values = der.children(asn1.raw(attribute.values))
+            if len(values) != 1 or extensions:
+                raise BadDataFormat("p10cr: extensionRequest must have exactly one value")
+            extensions = _extensions([asn1.parse(asn1.Extension, value) for value in der.children(values[0])])
+    limits, allow_sha1 = operation.limits, operation.realm.profile.sha1_signatures
+    return Wanted(
+        CertificateRequest(cert_req_id=-1, subject=asn1.raw(info.subject), spki=spki, extensions=extensions),
+        lambda: pop.p10cr(request, spki, limits, allow_sha1=allow_sha1),
+    )
+
+
+def _controls(controls: Sequence[asn1.AttributeTypeAndValue] | None) -> tuple[bytes, int] | None:
+    """oldCertID is used (RFC 4211 §6.5); what a client would count on in vain is refused; the rest is ignored."""
+    old_certificate = None
+    for control in controls or ():
+        refusal = _REFUSED_CONTROLS.get(control.type)
+        if refusal is not None:
+            raise BadRequest(f"controls: {refusal}")
+        if control.type == oids.REG_CTRL_OLD_CERT_ID:
+            found = asn1.parse(asn1.CertId, asn1.raw(control.value))
+            old_certificate = asn1.raw(found.issuer), found.serialNumber
+    return old_certificate
+
+
+def _extensions(extensions: Sequence[asn1.Extension] | None) -> tuple[RequestedExtension, ...]:
+    found = tuple(
+        RequestedExtension(extension.extnID, bool(extension.critical), extension.extnValue)
+        for extension in extensions or ()
+    )
+    if len({extension.oid for extension in found}) != len(found):
+        raise BadCertTemplate("extensions: one extension is requested twice")
+    return found
+
+
+def _time(value: asn1.TLV | asn1.Null | None) -> datetime | None:
+    return None if value is None else asn1.read_time(asn1.raw(value))
+
+
+# ------------------------------------------------------------------------------------------- who may ask for whom
+
+
+async def same_identity(operation: Operation, one: Wanted) -> Wanted:
+    """Bind the requested names to the sender (RFC 9483 §4.1): who signs with a certificate of ours asks for itself.
+
+    An RA that the profile lists may ask for anybody; a certificate of another PKI that the profile trusts, and an
+    enrollment code, get what the profile's rules allow.
+    """
+    credential = operation.credential
+    if isinstance(credential, MacCredential) or credential.is_ra or credential.issued is None:
+        return one
+    _usable(credential.issued, operation)
+    return _of_certificate(one, credential.signer.der, fill=False)
+
+
+async def updated_identity(operation: Operation, one: Wanted) -> Wanted:
+    """The rules of kur (RFC 9483 §4.1.3): same subject, same SAN, and a new key where the profile asks for one."""
+    credential = operation.credential
+    if not isinstance(credential, CertificateCredential):
+        raise NotAuthorized("a kur must be signed with the certificate that it updates")
+    old, issued = credential.signer.der, credential.issued
+    if one.old_certificate is not None and not _is(old, one.old_certificate):
+        # RFC 9483 §4.1.3: the kur is protected with the certificate that it updates; only an RA may update another's
+        issued = await operation.store.certificate(one.old_certificate[1])
+        if not credential.is_ra or issued is None or not _is(issued.der, one.old_certificate):
+            raise NotAuthorized("oldCertID is not the certificate that the kur is signed with")
+        old = issued.der
+    elif credential.is_ra and one.old_certificate is None:
+        raise NotAuthorized("a kur from an RA must name the certificate to be updated in oldCertID")
+    if issued is not None:
+        _usable(issued, operation)
+    one = _of_certificate(one, old, fill=True)
+    if operation.realm.profile.require_new_key and one.request.spki == _spki(old):
+        raise BadCertTemplate("publicKey: the profile asks for a new key in an update (renewal.require_new_key)")
+    return one
+
+
+def _usable(issued: IssuedCertificate, operation: Operation) -> None:
+    if issued.status is CertificateStatus.revoked:
+        raise CertRevoked("the certificate that the request builds on has been revoked")
+    if issued.status is CertificateStatus.unconfirmed:
+        raise NotAuthorized("the certificate that the request builds on has not been confirmed")
+    if issued.profile != operation.realm.profile.name:
+        raise NotAuthorized("the certificate that the request builds on was issued by another profile")
+
+
+def _of_certificate(one: Wanted, certificate: bytes, *, fill: bool) -> Wanted:
+    """Hold the requested names against those of a certificate; `fill` takes over what the request leaves out."""
+    subject, _, extensions = _names(certificate)
+    san = next((extension for extension in extensions if extension.oid == oids.SUBJECT_ALT_NAME), None)
+    request = one.request
+    wanted_san = next((extension for extension in request.extensions if extension.oid == oids.SUBJECT_ALT_NAME), None)
+    wanted_subject, wanted_extensions = request.subject, request.extensions
+    if fill and wanted_subject == NULL_NAME:
+        wanted_subject = subject
+    if fill and wanted_san is None and san is not None:
+        wanted_extensions = (*wanted_extensions, san)
+    if not same_name(wanted_subject, subject):
+        raise BadCertTemplate("subject: differs from that of the certificate which signs the request")
+    if wanted_san is not None:
+        allowed = set() if san is None else set(der.children(san.value))
+        asked = set(der.children(wanted_san.value))
+        if asked != allowed if fill else not asked <= allowed:
+            raise BadCertTemplate("subjectAltName: differs from that of the certificate which signs the request")
+    if wanted_subject is request.subject and wanted_extensions is request.extensions:
+        return one
+    return Wanted(
+        CertificateRequest(
+            request.cert_req_id, wanted_subject, request.spki, wanted_extensions, request.not_before, request.not_after
+        ),
+        one.check_pop,
+        one.old_certificate,
+    )
+
+
+def _is(certificate: bytes, cert_id: tuple[bytes, int]) -> bool:
+    """Hold issuer and serial number of a certificate against a CertId (RFC 4211 §6.5)."""
+    issuer = asn1.directory_name(cert_id[0])
+    fields = _tbs(certificate)
+    return issuer is not None and _integer(fields[0]) == cert_id[1] and same_name(issuer, fields[2])
+
+
+def _tbs(certificate: bytes) -> list[bytes]:
+    """The fields of TBSCertificate from serialNumber on (RFC 5280 §4.1)."""
+    fields = der.children(der.children(certificate)[0])
+    return fields[1:] if fields[0][0] == 0xA0 else fields
+
+
+def _integer(field: bytes) -> int:
+    _, start, end = der.read(field)
+    return int.from_bytes(field[start:end], "big", signed=True)
+
+
+def _spki(certificate: bytes) -> bytes:
+    return _tbs(certificate)[5]
+
+
+def _names(certificate: bytes) -> tuple[bytes, bytes, list[RequestedExtension]]:
+    """Subject, SubjectPublicKeyInfo and extensions of a certificate (DER)."""
+    fields = _tbs(certificate)
+    extensions = [
+        RequestedExtension(extension.extnID, bool(extension.critical), extension.extnValue)
+        for field in fields[6:]
+        if field[0] == 0xA3
+        for extension in (asn1.parse(asn1.Extension, raw) for raw in der.children(der.children(field)[0]))
+    ]
+    return fields[4], fields[5], extensions
+
+
+def digest(message: bytes) -> bytes:
+    """SHA-256 of a message as received: what tells a retransmission from another request."""
+    return hashlib.sha256(message).digest()
+
+
+def is_authorised_ra(extended_key_usage: frozenset[ObjectIdentifier]) -> bool:
+    """RFC 9483 §3.4: the cmcRA purpose authorises an RA, for the trust anchors that the profile lists for RAs."""
+    return oids.KP_CMC_RA in extended_key_usage

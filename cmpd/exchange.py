@@ -1,0 +1,208 @@
+"""One request on its way through the responder: where it came from, what it asks, what became of it."""
+
+import enum
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.x509 import ObjectIdentifier
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a PKIMessage reached us (RFC 9811 §3.4)."""
+
+    address: str
+    """The client's IP address, for the log."""
+    profile: str | None = None
+    """The name of the profile that the URL names; None on `/.well-known/cmp` itself."""
+    operation: str | None = None
+    """The operation label at the end of the path, e.g. `initialization` (RFC 9483 §6.1), or None."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The record of one request and its answer; logged and counted once, at the end."""
+
+    address: str
+    operation: str = "unknown"
+    """Body type of the request in the ASN.1's spelling: ir, kur, certConf …"""
+    profile: str = ""
+    transaction_id: str = ""
+    """Lower-case hexadecimal."""
+    credential: str = ""
+    """`code:<reference>` or `cert:<subject>`; never a secret."""
+    outcome: str = ""
+    """accepted, grantedWithMods, rejection, error, confirmed, repeated …"""
+    fail_info: str = ""
+    """The PKIFailureInfo bit's name, empty when there was none."""
+    reason: str = ""
+    """The statusString of a refusal."""
+    private: str = ""
+    """What only the operator may read about a refusal."""
+    serial: str = ""
+    """Serial numbers of the certificates concerned, lower-case hexadecimal, comma separated."""
+    normalised: bool = False
+    """The message was BER and not DER."""
+    exception: BaseException | None = field(default=None, repr=False)
+    """An internal error, for the log's traceback; never for the peer."""
+    started: float = field(default_factory=time.perf_counter)
+    ms: float = 0.0
+    """Wall-clock time from arrival to answer, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedExtension:
+    """An X.509 extension: as a request asks for it, or as the profile has approved it (RFC 5280 §4.1)."""
+
+    oid: ObjectIdentifier
+    critical: bool
+    value: bytes
+    """The DER inside extnValue."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """What one CertReqMsg or PKCS #10 request asks for, its POP already verified (RFC 4211 §5, RFC 2986 §4.1)."""
+
+    cert_req_id: int
+    """0 in a profiled CRMF request, -1 for p10cr (RFC 9483 §4.1.4)."""
+    subject: bytes
+    """DER of the requested Name; the empty sequence `3000` for NULL-DN."""
+    spki: bytes
+    """DER of the SubjectPublicKeyInfo."""
+    extensions: tuple[RequestedExtension, ...] = ()
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A request as the profile has decided it: exactly what an issuer must put into the certificate.
+
+    Made by `Profile.approve` only. The issuer adds what is its own: serial number, issuer name, signature,
+    authorityKeyIdentifier, subjectKeyIdentifier, CRL distribution point and authority information access.
+    """
+
+    profile: str
+    transaction_id: bytes
+    cert_req_id: int
+    subject: bytes
+    spki: bytes
+    not_before: datetime
+    """Aware, UTC, whole seconds."""
+    not_after: datetime
+    """Aware, UTC, whole seconds; the issuer may only shorten it, to the end of its own certificate."""
+    extensions: tuple[RequestedExtension, ...]
+    modified: tuple[str, ...] = ()
+    """What differs from the request, one phrase each; not empty means grantedWithMods (RFC 9810 §5.2.3)."""
+
+
+class CertificateStatus(enum.StrEnum):
+    """What has become of an issued certificate."""
+
+    unconfirmed = "unconfirmed"
+    valid = "valid"
+    revoked = "revoked"
+
+
+class RevocationReason(enum.IntEnum):
+    """CRLReason (RFC 5280 §5.3.1)."""
+
+    unspecified = 0
+    keyCompromise = 1
+    cACompromise = 2
+    affiliationChanged = 3
+    superseded = 4
+    cessationOfOperation = 5
+    certificateHold = 6
+    removeFromCRL = 8
+    privilegeWithdrawn = 9
+    aACompromise = 10
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """A certificate as the store keeps it."""
+
+    serial: int
+    der: bytes
+    issuer: str
+    """Name of the `[issuers.NAME]` section that issued it."""
+    profile: str
+    subject: str
+    """The subject in RFC 4514 style, for people."""
+    not_after: datetime
+    transaction_id: bytes
+    cert_req_id: int
+    status: CertificateStatus
+    issued_at: datetime
+    revoked_at: datetime | None = None
+    reason: RevocationReason | None = None
+
+
+class TransactionState(enum.StrEnum):
+    """Where a transaction stands (RFC 9483 §4.1.1; the table of what may follow is in `transaction.py`)."""
+
+    unconfirmed = "unconfirmed"
+    """The certificate is handed out; the certConf is awaited."""
+    confirmed = "confirmed"
+    """Ended well: confirmed by certConf, or implicitly."""
+    rejected = "rejected"
+    """The EE refused the certificate by certConf; it is revoked."""
+    expired = "expired"
+    """The certConf never came; the certificate is revoked."""
+    refused = "refused"
+    """The request was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A PKI management operation as the store keeps it, with the answers to repeat (RFC 9483 §4)."""
+
+    transaction_id: bytes
+    profile: str
+    operation: str
+    """Body type of the first message: ir, cr, p10cr, kur."""
+    credential: str
+    """Who is behind it: `code:<id>` or `cert:<SHA-256 of the protection certificate, hexadecimal>`."""
+    state: TransactionState
+    nonce: bytes
+    """senderNonce of our latest answer: the next message's recipNonce."""
+    first_request: bytes
+    """SHA-256 of the request that began the transaction, octets as received."""
+    first_reply: bytes
+    """The exact answer to it."""
+    created: datetime
+    confirm_by: datetime | None = None
+    """When the awaited certConf is overdue."""
+    last_request: bytes | None = None
+    """SHA-256 of the latest follow-up message (certConf)."""
+    last_reply: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentCode:
+    """An enrollment code: the shared secret of MAC-based protection (RFC 9483 §4.1.5)."""
+
+    id: int
+    profile: str
+    reference: str
+    """What the client sends as senderKID and as commonName of sender."""
+    secret: bytes = field(repr=False)
+    uses: int | None
+    """How many certificates it is good for; None is without limit."""
+    used: int
+    created: datetime
+    expires: datetime | None
+    revoked: bool
+
+    def refusal(self, now: datetime) -> str | None:
+        """Say why it cannot begin a transaction at `now`; None when it can."""
+        if self.revoked:
+            return "enrollment code has been revoked"
+        if self.expires is not None and now >= self.expires:
+            return f"enrollment code expired at {self.expires:%Y-%m-%dT%H:%M:%SZ}"
+        if self.uses is not None and self.used >= self.uses:
+            return "enrollment code has been used up"
+        return None

@@ -1,0 +1,8 @@
+"""ir: enrolling an end entity to a new PKI (RFC 9483 §4.1.1)."""
+
+from cmpd.enrollment import Operation, crmf_requests, enroll, same_identity
+
+
+async def handle(operation: Operation) -> bytes:
+    """Answer with an ip. Raises CMPError."""
+    return await enroll(operation, crmf_requests(operation), same_identity)

@@ -1,0 +1,38 @@
+"""What a message may cost before its sender is known: every limit is a key of `[limits]` in cmpd.toml."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Limits:
+    """Upper bounds, checked before the work they bound is done. Sizes in octets, key sizes in bits."""
+
+    body_size: Annotated[int, Field(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
+    """The largest HTTP request body; a larger one is answered with 413 without being read."""
+    ber_size: Annotated[int, Field(ge=0, le=1024 * 1024)] = 32 * 1024
+    """The largest message that is normalised when it is BER and not DER; 0 refuses all such messages."""
+    nesting: Annotated[int, Field(ge=16, le=100)] = 40
+    """The deepest nesting of constructed ASN.1 values in a message that is not DER."""
+    list_length: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """The most elements in one SEQUENCE OF or SET OF of a message."""
+    extra_certs: Annotated[int, Field(ge=1, le=1000)] = 32
+    """The most certificates in extraCerts."""
+    chain_length: Annotated[int, Field(ge=1, le=16)] = 6
+    """The longest path from a CMP protection certificate to its trust anchor, both counted."""
+    mac_iterations: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
+    """The highest iterationCount of PasswordBasedMac and PBKDF2."""
+    mac_salt: Annotated[int, Field(ge=16, le=4096)] = 256
+    """The longest salt of PasswordBasedMac and PBKDF2."""
+    inline_iterations: Annotated[int, Field(ge=0, le=100_000)] = 2048
+    """Up to so many iterations a key is derived at once; longer derivations run in a worker thread."""
+    rsa_bits: Annotated[int, Field(ge=2048, le=16384)] = 8192
+    """The largest RSA modulus that a signature is verified with."""
+    request_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """The time a client has to send one whole HTTP request."""
+    idle_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    """How long a keep-alive connection may be silent before it is closed."""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """The most connections at a time; a further one is closed at once."""

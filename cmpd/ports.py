@@ -1,0 +1,178 @@
+"""The ports: what the core asks of the world outside, each one small Protocol.
+
+Whoever implements one runs its suite in `tests/contract/`. An issuer is registered under the entry-point group
+`cmpd.issuers`; what it can do beyond `issue` and `chain` it says by implementing the optional Protocols, which are
+checked at start-up against what the profiles ask for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from cmpd.exchange import (
+    Approved,
+    EnrollmentCode,
+    IssuedCertificate,
+    RevocationReason,
+    Transaction,
+    TransactionState,
+)
+
+Clock = Callable[[], datetime]
+"""The time now: aware, UTC."""
+Entropy = Callable[[int], bytes]
+"""So many octets that nobody can guess."""
+
+
+class StoreUnavailable(Exception):
+    """The store cannot do it now (locked, full, gone); nothing of the call has been kept. The text is for the log."""
+
+
+class TransactionExists(Exception):
+    """A transaction of this transactionID is there already; nothing of the call has been kept."""
+
+
+class TransactionMoved(Exception):
+    """The transaction is no longer in the state that the caller saw; nothing of the call has been kept."""
+
+
+class CodeUnusable(Exception):
+    """The enrollment code was used up, revoked or has expired meanwhile; nothing of the call has been kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A certificate to be revoked, and why (RFC 5280 §5.3.1)."""
+
+    serial: int
+    reason: RevocationReason
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What the sweep has ended: a transaction whose certConf never came, and the serials it revoked."""
+
+    transaction_id: bytes
+    profile: str
+    serials: tuple[int, ...]
+
+
+class Store(Protocol):
+    """The durable state. A call that returns has been committed; one that raises has changed nothing.
+
+    Every method may raise `StoreUnavailable`. Methods are safe to call concurrently from one event loop, and several
+    processes may work on one store.
+    """
+
+    async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
+        """Find a transaction. Reads only."""
+
+    async def code(self, profile: str, reference: bytes, /) -> EnrollmentCode | None:
+        """Find an enrollment code by the reference (senderKID) in a profile, usable or not. Reads only."""
+
+    async def certificate(self, serial: int, /) -> IssuedCertificate | None:
+        """Find an issued certificate. Reads only."""
+
+    async def certificates_of(self, transaction_id: bytes, /) -> tuple[IssuedCertificate, ...]:
+        """All certificates of a transaction in the order of their certReqId. Reads only."""
+
+    async def issued(
+        self, transaction: Transaction, certificates: Sequence[IssuedCertificate], /, *, code: int | None, now: datetime
+    ) -> None:
+        """Keep a new transaction with its certificates and its exact answer; consume `code` by one, all in one commit.
+
+        Raises `TransactionExists`, or `CodeUnusable` when at `now` the code has expired, is revoked or has no use left.
+        """
+
+    async def refused(self, transaction: Transaction, /) -> None:
+        """Keep a transaction that ended with its first answer. Raises `TransactionExists`."""
+
+    async def advance(
+        self,
+        transaction_id: bytes,
+        /,
+        *,
+        seen: TransactionState,
+        state: TransactionState,
+        nonce: bytes,
+        request: bytes,
+        reply: bytes,
+        confirmed: Sequence[int] = (),
+        revoked: Sequence[Revocation] = (),
+    ) -> None:
+        """Move a transaction from `seen` to `state`, keep the answer, and set its certificates' status, in one commit.
+
+        `request` is the SHA-256 of the message. Raises `TransactionMoved` when the state is not `seen`.
+        """
+
+    async def expire(self, now: datetime, /) -> tuple[Expired, ...]:
+        """End transactions whose `confirm_by` has passed and revoke their certificates (reason unspecified)."""
+
+    async def forget(self, before: datetime, /) -> int:
+        """Delete ended transactions created before `before` (certificates stay); return how many."""
+
+    async def revoke(self, revocation: Revocation, /) -> bool:
+        """Mark a certificate revoked; False when it is not known or was revoked before."""
+
+    async def revoked(self, issuer: str, /) -> tuple[Revocation, ...]:
+        """All revoked certificates of an issuer section that have not yet expired, for the CRL."""
+
+    async def revocation_count(self, issuer: str, /) -> int:
+        """A number that grows with every revocation, so that a CRL is made anew only when it must be."""
+
+    async def next_crl_number(self, issuer: str, /) -> int:
+        """A CRL number, greater than all before it, across restarts (RFC 5280 §5.2.3)."""
+
+    async def ready(self) -> None:
+        """Return when the store can be written to; used by `/readyz`."""
+
+    async def close(self) -> None:
+        """Finish what is in hand and let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate fresh from an issuer."""
+
+    der: bytes
+    serial: int
+
+
+class IssuerUnavailable(Exception):
+    """The issuer cannot be reached or is overloaded: the peer gets systemUnavail. The text is for the log."""
+
+
+class IssuerFailure(Exception):
+    """The issuer does not function or answers nonsense: the peer gets systemFailure. The text is for the log."""
+
+
+@runtime_checkable
+class Issuer(Protocol):
+    """Whoever issues: required are these two members.
+
+    `issue` puts into the certificate exactly what was approved, is safe to call concurrently and honours cancellation.
+    """
+
+    async def issue(self, request: Approved, /) -> Issued:
+        """Issue one certificate. Raises `IssuerUnavailable` or `IssuerFailure`."""
+
+    async def chain(self) -> tuple[bytes, ...]:
+        """The CA certificates above what `issue` returns, DER, issuing CA first, root last."""
+
+
+@runtime_checkable
+class CRLSource(Protocol):
+    """An issuer that publishes its own CRL (RFC 5280 §5)."""
+
+    async def crl(self, store: Store, now: datetime, /) -> bytes:
+        """The current CRL, DER; made anew when something was revoked or the old one is near its nextUpdate."""
+
+
+@runtime_checkable
+class CMPSigner(Protocol):
+    """An issuer that brings a certificate and key for signing CMP messages (id-kp-cmcRA, RFC 9483 §2.3)."""
+
+    def cmp_credential(self) -> tuple[object, tuple[bytes, ...]]:
+        """The private key, and the CMP protection certificate followed by its chain without the root, all DER."""

@@ -1,0 +1,248 @@
+"""Who sent it, and did it arrive unchanged? Verification of a message's protection (RFC 9483 §3.2, §3.5).
+
+Everything here either returns the verified credential or raises; nothing returns a boolean. Nothing here waits: what a
+store knows (the enrollment code, whether a certificate is revoked) is looked up by the responder and handed in.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cmpd import asn1
+from cmpd.errors import BadAlg, BadMessageCheck, SignerNotTrusted, WrongIntegrity
+from cmpd.exchange import EnrollmentCode, IssuedCertificate
+from cmpd.limits import Limits
+from cmpd.protection import certpath, signature
+from cmpd.protection.mac import MAC_ALGORITHMS, MacKey, derive, parameters
+from cmpd.protection.signature import PublicKey, Signer
+
+__all__ = [
+    "CertificateCredential",
+    "Credential",
+    "KnownSigner",
+    "MacCredential",
+    "MacKey",
+    "Signer",
+    "SignerCache",
+    "check_mac",
+    "check_signature",
+    "is_mac",
+    "mac_reference",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MacCredential:
+    """An enrollment code whose MAC has verified (RFC 9483 §4.1.5)."""
+
+    code: EnrollmentCode
+    key: MacKey
+
+    @property
+    def id(self) -> str:
+        """What a transaction is bound to."""
+        return f"code:{self.code.id}"
+
+    @property
+    def label(self) -> str:
+        """For the log."""
+        return f"code:{self.code.reference}"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSigner:
+    """A CMP protection certificate that has been validated, with what follows from it."""
+
+    certificate: x509.Certificate
+    der: bytes
+    key: PublicKey
+    subject: bytes
+    """DER of its subject Name."""
+    path: certpath.ValidPath
+    fingerprint: str
+    """SHA-256 of the certificate, hexadecimal."""
+    key_id: bytes | None
+    """Its subjectKeyIdentifier."""
+    label: str
+
+    @property
+    def extended_key_usage(self) -> frozenset[x509.ObjectIdentifier]:
+        """The purposes of extKeyUsage; empty when the extension is absent."""
+        try:
+            return frozenset(self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        except x509.ExtensionNotFound:
+            return frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCredential:
+    """A certificate whose signature on the message has verified (RFC 9483 §3.2)."""
+
+    signer: KnownSigner
+    issued: IssuedCertificate | None = None
+    """Our own record of it, when it is one that this service issued."""
+    is_ra: bool = False
+    """It is an RA that the profile lists: it may vouch for others (RFC 9483 §5.2.3.2)."""
+
+    @property
+    def id(self) -> str:
+        """What a transaction is bound to."""
+        return f"cert:{self.signer.fingerprint}"
+
+    @property
+    def label(self) -> str:
+        """For the log."""
+        return f"cert:{self.signer.label}"
+
+
+Credential = MacCredential | CertificateCredential
+
+
+def is_mac(message: asn1.PKIMessage) -> bool:
+    """Tell whether protectionAlg is a MAC algorithm that is supported."""
+    algorithm = message.header.protectionAlg
+    return algorithm is not None and algorithm.algorithm in MAC_ALGORITHMS
+
+
+def mac_reference(message: asn1.PKIMessage) -> bytes:
+    """The name of the shared secret: senderKID, else the commonName of sender (RFC 9483 §3.1, §4.1.5).
+
+    Stock clients leave the one or the other out. Raises BadMessageCheck when both are absent.
+    """
+    if message.header.senderKID:
+        return message.header.senderKID
+    name = asn1.directory_name(asn1.raw(message.header.sender))
+    common_name = None if name is None else asn1.common_name(name)
+    if not common_name:
+        raise BadMessageCheck("neither senderKID nor the commonName of sender names a shared secret")
+    return common_name.encode()
+
+
+def check_mac(message: asn1.PKIMessage, secret: bytes, limits: Limits) -> MacKey:
+    """Verify a MAC with its secret and return the key, for the answer; raises BadAlg, BadMessageCheck, WrongIntegrity."""
+    algorithm = message.header.protectionAlg
+    if algorithm is None or message.protection is None or not is_mac(message):
+        raise WrongIntegrity("the message is not protected by a MAC that is supported")
+    found = parameters(algorithm, limits)
+    key = MacKey(asn1.dump(algorithm), found.mac, derive(found, secret))
+    key.check(message.protected_part(), message.protection)
+    return key
+
+
+class SignerCache:
+    """Validated CMP protection certificates, so that a path is validated once and not for every message.
+
+    A path is kept for the trust anchors it was validated with, and is good only while every certificate of it is valid;
+    whether the certificate has been revoked is not cached. The oldest entry makes room: `size` entries at most.
+    """
+
+    def __init__(self, anchors: Sequence[bytes], limits: Limits, *, allow_sha1: bool = False, size: int = 1024) -> None:
+        self._anchors = tuple(x509.load_der_x509_certificate(anchor) for anchor in anchors)
+        self._limits = limits
+        self._allow_sha1 = allow_sha1
+        self._size = size
+        self._known: OrderedDict[bytes, KnownSigner] = OrderedDict()
+
+    def find(self, message: asn1.PKIMessage, now: datetime) -> KnownSigner:
+        """The validated certificate that the message names as its signer: the first of extraCerts (RFC 9483 §3.3).
+
+        Falls back to any of extraCerts that senderKID identifies: real clients mix up the order. A message without
+        extraCerts, as certConf may be, is looked up by its senderKID among the certificates seen before.
+        Raises BadMessageCheck or SignerNotTrusted.
+        """
+        kid = message.header.senderKID
+        certificates = message.extraCerts
+        if not certificates:
+            return self._seen(kid, now)
+        known = self._known.get(certificates[0])
+        if known is not None and (kid is None or known.key_id is None or known.key_id == kid):
+            if known.path.not_before <= now <= known.path.not_after:
+                self._known.move_to_end(certificates[0])
+                return known
+            del self._known[certificates[0]]
+        return self._validate(certificates, kid, now)
+
+    def _seen(self, kid: bytes | None, now: datetime) -> KnownSigner:
+        if kid is not None:
+            for known in reversed(self._known.values()):
+                if known.key_id == kid and known.path.not_before <= now <= known.path.not_after:
+                    return known
+        raise BadMessageCheck("extraCerts is empty and senderKID names no certificate seen before")
+
+    def _validate(self, certificates: Sequence[bytes], kid: bytes | None, now: datetime) -> KnownSigner:
+        readable = [loaded for loaded in map(_load, certificates) if loaded is not None]
+        leaf = next((c for c in readable if kid is None or _key_id(c) in {kid, None}), None)
+        if leaf is None:
+            raise BadMessageCheck("none of extraCerts is the certificate that senderKID identifies")
+        if not _may_sign(leaf):
+            raise SignerNotTrusted("the keyUsage of the CMP protection certificate lacks digitalSignature")
+        key = signature.accept_public_key(_public_key(leaf), self._limits)
+        path = certpath.validate(leaf, readable, self._anchors, self._limits, now, allow_sha1=self._allow_sha1)
+        encoded = leaf.public_bytes(Encoding.DER)
+        subject = leaf.subject.public_bytes()
+        known = KnownSigner(
+            leaf, encoded, key, subject, path, hashlib.sha256(encoded).hexdigest(), _key_id(leaf), asn1.name_text(subject)
+        )
+        self._known[encoded] = known
+        if len(self._known) > self._size:
+            self._known.popitem(last=False)
+        return known
+
+    def check(self, message: asn1.PKIMessage, known: KnownSigner) -> None:
+        """Verify the signature of the message; raises BadAlg, BadMessageCheck."""
+        algorithm = message.header.protectionAlg
+        if algorithm is None or message.protection is None:
+            raise BadMessageCheck("the message is not protected")
+        try:
+            signature.verify(
+                algorithm, known.key, message.protection, message.protected_part(), allow_sha1=self._allow_sha1
+            )
+        except signature.InvalidSignature as exc:
+            raise BadMessageCheck("the signature does not verify with the CMP protection certificate") from exc
+
+
+def check_signature(message: asn1.PKIMessage, trusted: Sequence[bytes], limits: Limits, now: datetime) -> KnownSigner:
+    """Verify signature and path in one; raises BadAlg, BadMessageCheck, SignerNotTrusted, WrongIntegrity."""
+    if message.header.protectionAlg is None or is_mac(message):
+        raise WrongIntegrity("the message is not protected by a signature")
+    cache = SignerCache(trusted, limits)
+    known = cache.find(message, now)
+    cache.check(message, known)
+    return known
+
+
+def _load(der: bytes) -> x509.Certificate | None:
+    """One unreadable certificate among extraCerts must not lose the message (RFC 9483 §3.3)."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError:
+        return None
+
+
+def _public_key(certificate: x509.Certificate) -> object:
+    try:
+        return certificate.public_key()
+    except (ValueError, signature.UnsupportedAlgorithm) as exc:
+        raise BadAlg("the public key of the CMP protection certificate is not supported") from exc
+
+
+def _key_id(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    """RFC 9483 §3.5: "If the keyUsage extension is present ..., the digitalSignature bit MUST be set"."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    except x509.ExtensionNotFound:
+        return True
+    except ValueError:
+        return False

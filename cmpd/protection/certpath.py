@@ -1,0 +1,172 @@
+"""Path validation of CMP protection certificates (RFC 5280 §6.1, RFC 9483 §3.5).
+
+Every signature algorithm that protects a message may also sign a certificate here, EdDSA and ML-DSA included. What this
+validation does not implement it refuses rather than skips: name constraints and unknown critical extensions.
+The work is bounded: `limits.chain_length` certificates a path, and no more than `MAX_SIGNATURES` signatures a search.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID
+
+from cmpd.errors import BadAlg, SignerNotTrusted
+from cmpd.limits import Limits
+from cmpd.protection import signature
+
+MAX_SIGNATURES = 16
+"""Signatures checked while one path is looked for; hostile extraCerts could otherwise ask for factorially many."""
+
+_UNDERSTOOD = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.ISSUER_ALTERNATIVE_NAME,
+        ExtensionOID.CERTIFICATE_POLICIES,
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        ExtensionOID.CRL_DISTRIBUTION_POINTS,
+        ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidPath:
+    """A validated path: good between the two times, both aware UTC."""
+
+    certificates: tuple[x509.Certificate, ...]
+    """The end entity's first, the trust anchor last."""
+    not_before: datetime
+    not_after: datetime
+
+
+def validate(
+    leaf: x509.Certificate,
+    untrusted: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    limits: Limits,
+    now: datetime,
+    *,
+    allow_sha1: bool = False,
+) -> ValidPath:
+    """Find a path from `leaf` to one of `anchors` that is valid at `now`, whatever the order of `untrusted` (RFC 9483 §3.3).
+
+    Raises SignerNotTrusted; which certificate failed and why is in the exception's private part.
+    """
+    search = _Search(untrusted, anchors, limits, now, allow_sha1)
+    search.check_certificate(leaf)
+    path = search.extend((leaf,))
+    if path is None:
+        why = "; ".join(dict.fromkeys(search.problems)) or "no issuer found among extraCerts and trust anchors"
+        raise SignerNotTrusted("the CMP protection certificate does not validate to a trust anchor", private=why)
+    return ValidPath(
+        path, max(c.not_valid_before_utc for c in path), min(c.not_valid_after_utc for c in path)
+    )
+
+
+class _Search:
+    """One depth-first search with its budget."""
+
+    def __init__(
+        self,
+        untrusted: Sequence[x509.Certificate],
+        anchors: Sequence[x509.Certificate],
+        limits: Limits,
+        now: datetime,
+        allow_sha1: bool,
+    ) -> None:
+        self._untrusted = untrusted
+        self._anchors = anchors
+        self._limits = limits
+        self._now = now
+        self._allow_sha1 = allow_sha1
+        self._signatures = 0
+        self.problems: list[str] = []
+
+    def check_certificate(self, certificate: x509.Certificate) -> None:
+        """RFC 5280 §6.1.3 (a)(2) and §4.2: validity, and no critical extension that is not understood."""
+        problem = self._problem(certificate)
+        if problem is not None:
+            raise SignerNotTrusted("the CMP protection certificate does not validate to a trust anchor", private=problem)
+
+    def extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
+        """Complete `path` to an anchor, or None."""
+        last = path[-1]
+        if last in self._anchors:
+            return path
+        if len(path) >= self._limits.chain_length:
+            self.problems.append(f"the path is longer than {self._limits.chain_length} certificates")
+            return None
+        issuer = last.issuer.public_bytes()
+        for trusted, candidates in ((True, self._anchors), (False, self._untrusted)):
+            for candidate in candidates:
+                if candidate.subject.public_bytes() != issuer or candidate in path:
+                    continue
+                problem = self._problem(candidate) or self._ca_problem(candidate, len(path) - 1)
+                if problem is None and not self._signed(last, candidate):
+                    problem = f"the signature of {last.subject.rfc4514_string()} does not verify"
+                if problem is not None:
+                    self.problems.append(problem)
+                    continue
+                longer = (*path, candidate)
+                found = longer if trusted else self.extend(longer)
+                if found is not None:
+                    return found
+        return None
+
+    def _problem(self, certificate: x509.Certificate) -> str | None:
+        name = certificate.subject.rfc4514_string()
+        if self._now < certificate.not_valid_before_utc:
+            return f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
+        if self._now > certificate.not_valid_after_utc:
+            return f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        try:
+            for extension in certificate.extensions:
+                if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
+                    return f"{name} has name constraints, which are not supported"
+                if extension.critical and extension.oid not in _UNDERSTOOD:
+                    return f"{name} has the unknown critical extension {extension.oid.dotted_string}"
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+            return f"{name} has extensions that cannot be read"
+        return None
+
+    def _ca_problem(self, certificate: x509.Certificate, below: int) -> str | None:
+        """RFC 5280 §6.1.4 (k)(l)(m)(n): a CA, allowed to sign certificates, with `below` CAs under it."""
+        name = certificate.subject.rfc4514_string()
+        extensions = certificate.extensions
+        try:
+            constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        except x509.ExtensionNotFound:
+            return f"{name} is not a CA certificate"
+        if not constraints.ca:
+            return f"{name} is not a CA certificate"
+        if constraints.path_length is not None and below > constraints.path_length:
+            return f"the path is longer than the pathLenConstraint of {name}"
+        try:
+            usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        except x509.ExtensionNotFound:
+            return None
+        return None if usage.key_cert_sign else f"{name} may not sign certificates (keyCertSign)"
+
+    def _signed(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        if self._signatures >= MAX_SIGNATURES:
+            raise SignerNotTrusted(
+                "the CMP protection certificate does not validate to a trust anchor",
+                private=f"more than {MAX_SIGNATURES} signatures would have to be checked",
+            )
+        self._signatures += 1
+        try:
+            key = signature.accept_public_key(issuer.public_key(), self._limits)
+            algorithm = signature.signature_algorithm(certificate.public_bytes(Encoding.DER))
+            signature.verify(
+                algorithm, key, certificate.signature, certificate.tbs_certificate_bytes, allow_sha1=self._allow_sha1
+            )
+        except (signature.InvalidSignature, BadAlg, ValueError, signature.UnsupportedAlgorithm):
+            return False
+        return True

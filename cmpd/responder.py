@@ -1,0 +1,451 @@
+"""The one door: a request's octets in, an answer's octets out (RFC 9483 §3.5, §5.1).
+
+    decode ─► validation.receive ─► protection ─► validation.authorise ─► HANDLERS[body] ─► answer
+
+`respond` is total: whatever comes in, a PKIMessage comes out. A message that was not authenticated is answered and
+changes nothing; the same octets again get the same answer again.
+"""
+
+import asyncio
+import dataclasses
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from cmpd import asn1, reply, validation
+from cmpd.asn1 import BodyType, oids
+from cmpd.enrollment import Operation, Realm, digest, is_authorised_ra
+from cmpd.errors import (
+    BadDataFormat,
+    BadMessageCheck,
+    BadRequest,
+    CertRevoked,
+    CMPError,
+    NotAuthorized,
+    SystemFailure,
+    SystemUnavail,
+    TransactionIdInUse,
+)
+from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, Exchange, Transaction, TransactionState
+from cmpd.handlers import HANDLERS
+from cmpd.limits import Limits
+from cmpd.ports import (
+    CMPSigner,
+    Clock,
+    CodeUnusable,
+    Entropy,
+    Issuer,
+    Store,
+    StoreUnavailable,
+    TransactionExists,
+    TransactionMoved,
+)
+from cmpd.profile import Profile
+from cmpd.protection import (
+    CertificateCredential,
+    Credential,
+    KnownSigner,
+    MacCredential,
+    MacKey,
+    Signer,
+    SignerCache,
+    is_mac,
+    mac_reference,
+)
+from cmpd.protection.mac import derive, parameters
+from cmpd.reply import Heading, Identity, Replier
+from cmpd.transaction import Event
+from cmpd.validation import Received
+
+DERIVED_KEYS = 4096
+"""MAC keys that are remembered, so that a client which keeps its parameters costs one derivation (RFC 9483 §4.1.5)."""
+LONG_DERIVATIONS = 2
+"""Derivations beyond `limits.inline_iterations` that may run at a time; more of them wait."""
+
+_AGAIN = (TransactionExists, TransactionMoved)
+
+
+def utc_now() -> datetime:
+    """The time now, aware."""
+    return datetime.now(UTC)
+
+
+class Responder:
+    """Answers PKIMessages for a set of profiles. Immutable: a reload makes a new one."""
+
+    def __init__(
+        self,
+        *,
+        profiles: Mapping[str, Profile],
+        default: str | None,
+        issuers: Mapping[str, Issuer],
+        store: Store,
+        limits: Limits,
+        observe: Callable[[Exchange], None],
+        clock: Clock = utc_now,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self._profiles = profiles
+        self._default = default
+        self._issuers = issuers
+        self._store = store
+        self._limits = limits
+        self._observe = observe
+        self._clock = clock
+        self._entropy = entropy
+        self._realms: dict[str, Realm] = {}
+        self._keys: OrderedDict[tuple[int, bytes], MacKey] = OrderedDict()
+        self._long_derivations = asyncio.Semaphore(LONG_DERIVATIONS)
+
+    async def prepare(self) -> None:
+        """Make everything that serving needs, so that what is wrong with it shows at start and not at the first request."""
+        for name in self._profiles:
+            await self._realm(name)
+
+    async def respond(self, data: bytes, arrival: Arrival) -> bytes:
+        """Answer one message. Never raises; every fault is a PKIMessage with its failInfo (RFC 9483 §3.6)."""
+        exchange = Exchange(arrival.address)
+        try:
+            answer = await _Conversation(self, data, arrival, exchange).answer()
+        except Exception as exc:  # noqa: BLE001  `respond` is total; the traceback goes to the log, not to the peer
+            error = SystemFailure("an internal error occurred")
+            exchange.outcome, exchange.fail_info, exchange.reason = "error", error.fail_info.name, str(error)
+            exchange.exception = exc
+            answer = _bare(self._entropy, self._clock(), error)
+        exchange.ms = (time.perf_counter() - exchange.started) * 1000
+        self._observe(exchange)
+        return answer
+
+    async def _realm(self, name: str) -> Realm:
+        realm = self._realms.get(name)
+        if realm is None:
+            realm = self._realms[name] = await self._make_realm(self._profiles[name])
+        return realm
+
+    async def _make_realm(self, profile: Profile) -> Realm:
+        issuer = self._issuers[profile.issuer]
+        chain = await issuer.chain()
+        signer = None
+        if isinstance(issuer, CMPSigner):
+            key, certificates = issuer.cmp_credential()
+            own = x509.load_der_x509_certificate(certificates[0])
+            key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+            signer = Signer.of(key, certificates, own.subject.public_bytes(), key_id)
+        anchors = tuple(dict.fromkeys((*chain, *profile.trusted, *profile.ra_trusted)))
+        return Realm(
+            profile,
+            issuer,
+            chain,
+            signer,
+            SignerCache(anchors, self._limits, allow_sha1=profile.sha1_signatures),
+            SignerCache(profile.ra_trusted, self._limits) if profile.ra_trusted else None,
+        )
+
+
+class _Conversation:
+    """One request on its way to its answer; knows at every step what it could protect a refusal with."""
+
+    def __init__(self, responder: Responder, data: bytes, arrival: Arrival, exchange: Exchange) -> None:
+        self._responder = responder
+        self._store = responder._store
+        self._limits = responder._limits
+        self._data = data
+        self._arrival = arrival
+        self._exchange = exchange
+        self._now = responder._clock()
+        self._heading = Heading()
+        self._identity = Identity()
+        self._body_type: BodyType | None = None
+
+    async def answer(self) -> bytes:
+        """Answer, or refuse in the form that RFC 9483 §3.6.2 asks for."""
+        try:
+            message = asn1.decode(self._data, self._limits)
+        except asn1.MalformedError as exc:
+            self._salvage()
+            return self._refuse(BadDataFormat(f"the message cannot be read: {exc}"))
+        self._exchange.operation = message.body_type.name
+        self._exchange.normalised = message.was_ber
+        self._heading = Heading.of(message.header)
+        self._body_type = message.body_type
+        try:
+            return await self._converse(message)
+        except asn1.MalformedError as exc:
+            return self._refuse(BadDataFormat(str(exc)))
+        except CMPError as exc:
+            return self._refuse(exc)
+        except StoreUnavailable as exc:
+            return self._refuse(SystemUnavail("the service cannot store its state; try again later", private=str(exc)))
+
+    async def _converse(self, message: asn1.PKIMessage) -> bytes:
+        """The straight line, in the order of RFC 9483 §3.5."""
+        responder = self._responder
+        early: CMPError | None = None
+        validation.version(message)
+        realm = await responder._realm(self._profile_name(message))
+        profile = realm.profile
+        self._exchange.profile = profile.name
+        if message.header.protectionAlg is not None and not is_mac(message):
+            self._identity = _signing(realm)  # whatever comes of it, a client that signs can check a signature
+        transaction_id = validation.transaction_id(message, profile, responder._entropy(16))
+        self._heading = Heading.of(message.header, transaction_id)
+        self._exchange.transaction_id = transaction_id.hex()
+        transaction = await self._store.transaction(transaction_id)
+        request = digest(self._data)
+        if transaction is not None:
+            again = self._again(transaction, request, profile.name)
+            if again is not None:
+                return again
+            if transaction.profile != profile.name:
+                transaction = _elsewhere(transaction)
+        received: Received | None = None
+        try:
+            received = validation.receive(message, transaction_id, transaction, profile)
+        except CMPError as exc:
+            early = exc
+        try:
+            credential = await self._authenticate(message, realm)
+        except (CMPError, asn1.MalformedError) as exc:
+            raise early or exc from exc
+        if early is not None or received is None:
+            assert early is not None
+            raise early
+        return await self._act(received, credential, realm, request)
+
+    async def _act(self, received: Received, credential: Credential, realm: Realm, request: bytes) -> bytes:
+        """The sender is known: may it, and what comes of it."""
+        message = received.message
+        if isinstance(credential, CertificateCredential) and credential.issued is not None:
+            _check_not_revoked(credential)
+        try:
+            validation.authorise(
+                received, credential, realm.profile, self._now, operation=self._arrival.operation
+            )
+        except NotAuthorized:
+            # a code that was used up a moment ago, by these very octets: the answer is there
+            again = await self._answered_meanwhile(received, request)
+            if again is not None:
+                return again
+            raise
+        operation = Operation(
+            received=received,
+            credential=credential,
+            body=message.decode_body(),
+            digest=request,
+            realm=realm,
+            store=self._store,
+            limits=self._limits,
+            now=self._now,
+            replier=self._replier(),
+            exchange=self._exchange,
+        )
+        try:
+            return await HANDLERS[message.body_type](operation)
+        except _AGAIN:
+            again = await self._answered_meanwhile(received, request)
+            if again is not None:
+                return again
+            raise TransactionIdInUse("the transactionID is in use for another request") from None
+        except CodeUnusable:
+            again = await self._answered_meanwhile(received, request)
+            if again is not None:
+                return again
+            raise NotAuthorized("enrollment code has been used up") from None
+        except asn1.MalformedError as exc:
+            return await self._refuse_in_body(operation, BadDataFormat(str(exc)))
+        except CMPError as exc:
+            return await self._refuse_in_body(operation, exc)
+
+    async def _refuse_in_body(self, operation: Operation, error: CMPError) -> bytes:
+        """A fault in the body of a request (RFC 9483 §3.6.2). The transaction has ended with it, and that is kept.
+
+        What may be tried again in the same way, systemUnavail and systemFailure, is not kept.
+        """
+        cert_req_id = -1 if self._body_type is BodyType.p10cr else 0
+        answer = self._refuse(error, replier=operation.replier, in_body=True, cert_req_id=cert_req_id)
+        if operation.received.event is Event.begin and not isinstance(error, SystemUnavail | SystemFailure):
+            try:
+                await self._store.refused(operation.transaction(TransactionState.refused, answer))
+            except _AGAIN:
+                again = await self._answered_meanwhile(operation.received, operation.digest)
+                if again is not None:
+                    return again
+        return answer
+
+    # ------------------------------------------------------------------------------------------ who is it
+
+    def _profile_name(self, message: asn1.PKIMessage) -> str:
+        """The profile: by the URL, else by certProfile, else the default one (RFC 9483 §3.1, §6.1)."""
+        named = _cert_profile(message.header)
+        name = self._arrival.profile
+        if name is None:
+            name = named or self._responder._default
+        elif named is not None and named != name and message.body_type in reply.RESPONSE_OF:
+            raise BadRequest("certProfile names another profile than the URL")
+        if name is None:
+            raise BadRequest("neither the URL nor certProfile names a profile, and there is no default one")
+        if name not in self._responder._profiles:
+            raise BadRequest("there is no profile of the name that certProfile gives")
+        return name
+
+    async def _authenticate(self, message: asn1.PKIMessage, realm: Realm) -> Credential:
+        """Verify the protection; from here on a refusal can be protected as the client can verify it."""
+        if message.protection is None or message.header.protectionAlg is None:
+            raise BadMessageCheck("the message is not protected")
+        validation.kind_of_protection(message, realm.profile)
+        if is_mac(message):
+            credential: Credential = await self._mac_credential(message, realm)
+        else:
+            credential = await self._certificate_credential(message, realm)
+        self._exchange.credential = asn1.printable(credential.label)
+        return credential
+
+    async def _mac_credential(self, message: asn1.PKIMessage, realm: Realm) -> MacCredential:
+        """RFC 9483 §4.1.5. Cheap before dear: a known reference, then bounded parameters, then the derivation."""
+        algorithm = message.header.protectionAlg
+        assert algorithm is not None
+        assert message.protection is not None
+        found = parameters(algorithm, self._limits)
+        reference = mac_reference(message)
+        code = await self._store.code(realm.profile.name, reference)
+        if code is None:
+            raise BadMessageCheck(
+                "the MAC does not verify with the shared secret of this reference",
+                private=f"no enrollment code has the reference {asn1.printable(reference.decode(errors='replace'))[:64]}",
+            )
+        keys = self._responder._keys
+        algorithm_der = asn1.dump(algorithm)
+        key = keys.get((code.id, algorithm_der))
+        if key is None:
+            if found.iterations <= self._limits.inline_iterations:
+                derived = derive(found, code.secret)
+            else:
+                async with self._responder._long_derivations:
+                    derived = await asyncio.to_thread(derive, found, code.secret)
+            key = MacKey(algorithm_der, found.mac, derived)
+        try:
+            key.check(message.protected_part(), message.protection)
+        except BadMessageCheck as exc:
+            exc.private = f"wrong secret, or the message was changed; reference {code.reference}"
+            raise
+        _remember(keys, code, key)
+        self._identity = Identity(reply.mac_sender(reference), reference, key)
+        return MacCredential(code, key)
+
+    async def _certificate_credential(self, message: asn1.PKIMessage, realm: Realm) -> CertificateCredential:
+        """RFC 9483 §3.5: validate the CMP protection certificate, then the signature; a certificate of ours by the store."""
+        known = realm.signers.find(message, self._now)
+        realm.signers.check(message, known)
+        issued = await self._store.certificate(known.certificate.serial_number)
+        if issued is not None and issued.der != known.der:
+            issued = None
+        if issued is None and _from_own_ca(known, realm):
+            raise NotAuthorized("the CMP protection certificate is not one that was issued by this service to an EE")
+        return CertificateCredential(known, issued, self._is_ra(message, realm, known))
+
+    def _is_ra(self, message: asn1.PKIMessage, realm: Realm, known: KnownSigner) -> bool:
+        """An RA has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""
+        if realm.ra_signers is None or not is_authorised_ra(known.extended_key_usage):
+            return False
+        try:
+            return realm.ra_signers.find(message, self._now).fingerprint == known.fingerprint
+        except CMPError:
+            return False
+
+    # ------------------------------------------------------------------------------------------ answering
+
+    def _again(self, transaction: Transaction, request: bytes, profile: str) -> bytes | None:
+        """The stored answer, when these octets have been answered before."""
+        if transaction.profile != profile:
+            return None
+        answer = None
+        if request == transaction.first_request:
+            answer = transaction.first_reply
+        elif transaction.last_request is not None and request == transaction.last_request:
+            answer = transaction.last_reply
+        if answer is not None:
+            self._exchange.outcome = "repeated"
+        return answer
+
+    async def _answered_meanwhile(self, received: Received, request: bytes) -> bytes | None:
+        """Look again: another copy of the same request may have been answered while this one was on its way."""
+        transaction = await self._store.transaction(received.transaction_id)
+        return None if transaction is None else self._again(transaction, request, self._exchange.profile)
+
+    def _replier(self) -> Replier:
+        return Replier(self._heading, self._identity, self._responder._entropy(16), self._now)
+
+    def _refuse(
+        self, error: CMPError, *, replier: Replier | None = None, in_body: bool = False, cert_req_id: int = 0
+    ) -> bytes:
+        exchange = self._exchange
+        exchange.outcome = "rejection" if in_body and self._body_type in reply.RESPONSE_OF else "error"
+        exchange.fail_info, exchange.reason = error.fail_info.name, str(error)
+        exchange.private = error.private or exchange.private
+        return (replier or self._replier()).refuse(self._body_type, error, in_body=in_body, cert_req_id=cert_req_id)
+
+    def _salvage(self) -> None:
+        """Repeat transactionID and nonce even to a message that cannot be read as a whole, where its header can."""
+        try:
+            _, start, _ = asn1.der.read(self._data)
+            _, _, end = asn1.der.read(self._data, start)
+            self._heading = Heading.of(asn1.parse(asn1.PKIHeader, self._data[start:end]))
+        except asn1.MalformedError:
+            return
+        if self._heading.transaction_id is not None:
+            self._exchange.transaction_id = self._heading.transaction_id[: validation.MAX_ID_OCTETS].hex()
+
+
+def _signing(realm: Realm) -> Identity:
+    signer = realm.signer
+    if signer is None:
+        return Identity()
+    return Identity(asn1.der.tlv(0xA4, signer.subject), signer.key_id, signer, signer.extra_certs)
+
+
+def _elsewhere(transaction: Transaction) -> Transaction:
+    """A transactionID that another profile has in use: to this one it is a transaction that expects nothing."""
+    return dataclasses.replace(transaction, state=TransactionState.refused)
+
+
+def _check_not_revoked(credential: CertificateCredential) -> None:
+    issued = credential.issued
+    if issued is not None and issued.status is CertificateStatus.revoked:
+        raise CertRevoked("the CMP protection certificate has been revoked")
+
+
+def _from_own_ca(known: KnownSigner, realm: Realm) -> bool:
+    """Tell whether our own issuing CA signed it: then it must be in the store, or be our own CMP signer, which asks nothing."""
+    issuing = asn1.der.children(asn1.der.children(realm.chain[0])[0])
+    subject = issuing[5] if issuing[0][0] == 0xA0 else issuing[4]
+    return known.certificate.issuer.public_bytes() == subject
+
+
+def _remember(keys: OrderedDict[tuple[int, bytes], MacKey], code: EnrollmentCode, key: MacKey) -> None:
+    """Only keys that have verified a message are kept: nobody unknown can push them out."""
+    slot = (code.id, key.algorithm_der)
+    keys[slot] = key
+    keys.move_to_end(slot)
+    if len(keys) > DERIVED_KEYS:
+        keys.popitem(last=False)
+
+
+def _cert_profile(header: asn1.PKIHeader) -> str | None:
+    """CertProfileValue: a sequence of one UTF8String (RFC 9483 §3.1)."""
+    for info in header.generalInfo or ():
+        if info.infoType == oids.CERT_PROFILE and info.infoValue is not None:
+            names = asn1.der.children(asn1.raw(info.infoValue), 16)
+            if len(names) == 1 and names[0][0] == asn1.der.UTF8_STRING:
+                return asn1.text_of(asn1.der.UTF8_STRING, asn1.der.content(names[0], asn1.der.UTF8_STRING)) or None
+            raise BadDataFormat("generalInfo: certProfile is not a sequence of one UTF8String")
+    return None
+
+
+def _bare(entropy: Entropy, now: datetime, error: CMPError) -> bytes:
+    """The answer when even refusing has failed (RFC 9483 §3.6.4)."""
+    return Replier(Heading(), Identity(), entropy(16), now).refuse(None, error, in_body=False)
+
