@@ -141,21 +141,31 @@ async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine)
     implicit = operation.realm.profile.implicit_confirm and reply.asks_implicit_confirm(
         operation.received.message.header
     )
+    changed = False
     for cert_req_id, approved in decided:
         if isinstance(approved, CMPError):
             responses.append(reply.cert_response(cert_req_id, reply.rejection(approved)))
             continue
         issued = await _issue(operation.realm.issuer, approved)
         certificates.append(_record(operation, approved, issued, implicit=implicit))
-        responses.append(reply.cert_response(cert_req_id, reply.granted(approved.modified), issued.der))
-    return await _hand_out(operation, responses, certificates, decided, implicit=implicit)
+        modified = approved.modified
+        if issued.not_after < approved.not_after:
+            modified = (*modified, f"validity: cut at the end of the issuing CA, {issued.not_after:%Y-%m-%dT%H:%M:%SZ}")
+        changed = changed or bool(modified)
+        responses.append(reply.cert_response(cert_req_id, reply.granted(modified), issued.der))
+    answer = await _hand_out(operation, responses, certificates, implicit=implicit)
+    refusals = [one for _, one in decided if isinstance(one, CMPError)]
+    exchange = operation.exchange
+    if refusals:
+        exchange.fail_info, exchange.reason = refusals[0].fail_info.name, str(refusals[0])
+    exchange.outcome = "rejection" if not certificates else "grantedWithMods" if changed else "accepted"
+    return answer
 
 
 async def _hand_out(
     operation: Operation,
     responses: Sequence[bytes],
     certificates: Sequence[IssuedCertificate],
-    decided: Sequence[tuple[int, Approved | CMPError]],
     *,
     implicit: bool,
 ) -> bytes:
@@ -182,13 +192,7 @@ async def _hand_out(
     await operation.store.issued(
         operation.transaction(state, answer, confirm_by=confirm_by), certificates, code=code, now=now
     )
-    exchange = operation.exchange
-    exchange.serial = ",".join(f"{certificate.serial:x}" for certificate in certificates)
-    refusals = [one for _, one in decided if isinstance(one, CMPError)]
-    if refusals:
-        exchange.fail_info, exchange.reason = refusals[0].fail_info.name, str(refusals[0])
-    changed = any(isinstance(one, Approved) and one.modified for _, one in decided)
-    exchange.outcome = "rejection" if not certificates else "grantedWithMods" if changed else "accepted"
+    operation.exchange.serial = ",".join(f"{certificate.serial:x}" for certificate in certificates)
     return answer
 
 
@@ -240,7 +244,7 @@ def _record(operation: Operation, approved: Approved, issued: Issued, *, implici
         issuer=operation.realm.profile.issuer,
         profile=approved.profile,
         subject=asn1.name_text(approved.subject),
-        not_after=approved.not_after,
+        not_after=issued.not_after,
         transaction_id=approved.transaction_id,
         cert_req_id=approved.cert_req_id,
         status=CertificateStatus.valid if implicit else CertificateStatus.unconfirmed,

@@ -138,6 +138,8 @@ class Issued:
 
     der: bytes
     serial: int
+    not_after: datetime
+    """As it is in the certificate: an issuer may cut it at its own end."""
 
 
 class IssuerUnavailable(Exception):

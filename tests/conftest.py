@@ -1,9 +1,12 @@
+"""What all tests share: one CA, and a whole service without sockets."""
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from cmpd.issuers.local import LocalIssuer, create_ca
+from cmpd.issuers.local.ca import CreatedCA
 from cmpd.store.sqlite import SQLiteStore
 from tests.world import Clock, World
 
@@ -19,8 +22,6 @@ def ca_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def world(tmp_path: Path, ca_directory: Path) -> AsyncIterator[World]:
     """A service with a profile `device`."""
-    from cmpd.issuers.local.ca import CreatedCA
-
     table = CreatedCA(ca_directory / "local").table(ca_directory)
     table.pop("type")
     issuer = LocalIssuer.from_config(table, base=ca_directory, url="http://127.0.0.1:8829", name="local")

@@ -1,0 +1,153 @@
+"""The port's implementation: certificates and CRLs signed by a CA key of this process."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cmpd.exchange import Approved
+from cmpd.issuers import validate
+from cmpd.issuers.local.authority import Authority, UnissuableError
+from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
+from cmpd.ports import Entropy, Issued, IssuerFailure, Store, StoreUnavailable
+
+_NOTICE = timedelta(days=30)
+"""How long before an end `LocalIssuer.notices` speaks of it."""
+_SHORT_CRL = 200
+"""Up to so many entries (about a millisecond of work) a CRL is written in the event loop."""
+
+
+def crl_url_of(config: LocalIssuerConfig, url: str, name: str) -> str:
+    """The CRL's URL as certificates carry it; empty for none."""
+    if config.crl_url is not None:
+        return config.crl_url
+    return f"{url.rstrip('/')}/crl/{name}.crl" if url else ""
+
+
+class LocalIssuer:
+    """A CA in this process: `Issuer`, `CRLSource` and `CMPSigner` of the ports."""
+
+    def __init__(
+        self,
+        config: LocalIssuerConfig,
+        *,
+        name: str = "local",
+        url: str = "",
+        entropy: Entropy = os.urandom,
+        now: datetime | None = None,
+    ) -> None:
+        """Read and check the files of `config`; `url` is how clients reach the server. Raises `IssuerConfigError`."""
+        now = now or datetime.now(UTC)
+        ca = read_ca(config, now)
+        cmp = read_cmp(config, ca, now)
+        self.name = name
+        self.config = config
+        self.crl_url = crl_url_of(config, url, name)
+        self.not_after = ca.certificate.not_valid_after_utc
+        """The end of the issuing CA's certificate: nothing issued is valid for longer."""
+        self._chain = ca.der
+        self._ca_ends = {
+            path: min(one.not_valid_after_utc for one in certificates)
+            for path, certificates in ((config.certificate, (ca.certificate,)), (config.chain, ca.chain))
+            if path is not None and certificates
+        }
+        self._cmp_end = cmp.certificate.not_valid_after_utc
+        # without the root, which a client that trusts it has (RFC 9483 §3.3)
+        above = self._chain[:-1] if len(self._chain) > 1 else ()
+        self._cmp_credential = (cmp.key, (cmp.certificate.public_bytes(Encoding.DER), *above))
+        self._authority = Authority(
+            ca.key,
+            ca.subject,
+            ca.identifier,
+            entropy=entropy,
+            crl_url=self.crl_url,
+            ca_issuers_url=config.ca_issuers_url,
+        )
+        self._signer = self._authority.signer
+        self._crl = b""
+        self._crl_count = -1
+        self._crl_renew = self._crl_end = datetime.min.replace(tzinfo=UTC)
+        self._crl_lock = asyncio.Lock()
+
+    @classmethod
+    def from_config(cls, table: Mapping[str, Any], base: Path, url: str, name: str) -> Self:
+        """Make the issuer of `[issuers.NAME]`; relative paths start at `base`. Raises `IssuerConfigError`."""
+        return cls(validate(LocalIssuerConfig, table, base=base), name=name, url=url)
+
+    async def issue(self, request: Approved, /) -> Issued:
+        """Issue a certificate of exactly what was approved (RFC 5280 §4.1); notAfter is cut at the CA's own end.
+
+        Raises `IssuerFailure` when what was approved does not make a certificate.
+        """
+        not_after = min(request.not_after, self.not_after)
+        try:
+            unsigned = self._authority.prepare(
+                request.subject,
+                request.spki,
+                request.not_before,
+                not_after,
+                request.extensions,
+            )
+        except UnissuableError as error:
+            raise IssuerFailure(f"issuer {self.name}: {error}") from None
+        tbs = unsigned.tbs
+        signature = await asyncio.to_thread(self._signer.sign, tbs) if self._signer.slow else self._signer.sign(tbs)
+        return Issued(self._authority.signed(tbs, signature), unsigned.serial, not_after)
+
+    async def chain(self) -> tuple[bytes, ...]:
+        """The CA certificates, DER, issuing CA first, root last."""
+        return self._chain
+
+    def cmp_credential(self) -> tuple[object, tuple[bytes, ...]]:
+        """The key for CMP answers; its certificate and those above without the root, DER (RFC 9483 §3.2, §3.3)."""
+        return self._cmp_credential
+
+    async def crl(self, store: Store, now: datetime, /) -> bytes:
+        """The current CRL, DER (RFC 5280 §5); callers at the same time share one.
+
+        While the store is not available the last CRL serves until its nextUpdate; then raises `StoreUnavailable`.
+        """
+        try:
+            if await self._crl_is_current(store, now):
+                return self._crl
+            async with self._crl_lock:
+                if not await self._crl_is_current(store, now):
+                    await self._make_crl(store, now)
+        except StoreUnavailable:
+            if not self._crl or now >= self._crl_end:
+                raise
+        return self._crl
+
+    async def _crl_is_current(self, store: Store, now: datetime) -> bool:
+        return bool(self._crl) and now < self._crl_renew and await store.revocation_count(self.name) == self._crl_count
+
+    async def _make_crl(self, store: Store, now: datetime) -> None:
+        count = await store.revocation_count(self.name)  # before the list: what is revoked between comes next time
+        revoked = await store.revoked(self.name)
+        number = await store.next_crl_number(self.name)
+        end = now + self.config.crl_validity
+        if len(revoked) > _SHORT_CRL or self._signer.slow:
+            crl = await asyncio.to_thread(self._authority.crl, revoked, number, now, end)
+        else:
+            crl = self._authority.crl(revoked, number, now, end)
+        self._crl, self._crl_count = crl, count
+        self._crl_renew, self._crl_end = now + self.config.crl_validity / 2, end
+
+    def notices(self, now: datetime) -> list[str]:
+        """What an operator should see to: certificates within 30 days of their end, secrets that a group can read."""
+        ends = {self.config.cmp_certificate: ("CMP protection certificate", self._cmp_end)}
+        ends |= {path: ("CA certificate", end) for path, end in self._ca_ends.items()}
+        notices = [
+            f"issuers.{self.name}: {path}: the {what} ends at {end:%Y-%m-%dT%H:%M:%SZ}; replace it by a new one in time"
+            for path, (what, end) in ends.items()
+            if end - now < _NOTICE
+        ]
+        notices += [
+            f"issuers.{self.name}: {path}: its group may read it; chmod 600 it unless only cmpd is in that group"
+            for path in group_readable(self.config)
+        ]
+        return notices

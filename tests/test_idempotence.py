@@ -1,0 +1,100 @@
+"""The same octets again get the same answer again; other octets under a transactionID in use harm nothing."""
+
+import asyncio
+
+from cmpd.asn1 import BodyType
+from tests.ee import EE
+from tests.world import World
+
+
+async def test_a_retransmitted_ir_gets_the_stored_answer(world: World) -> None:
+    ee = await world.code()
+    data = ee.seal(ee.ir())
+    first = await world.post(data)
+    commits = world.store.commits
+    world.restart()
+    assert await world.post(data) == first
+    assert world.last.outcome == "repeated"
+    assert world.store.commits == commits
+    assert await world.used() == 1
+
+
+async def test_a_retransmitted_certconf_gets_the_stored_answer(world: World) -> None:
+    ee = await world.code()
+    request = ee.seal(ee.ir())
+    first = await world.post(request)
+    confirmation = ee.seal(ee.cert_conf(ee.read(first)))
+    done = await world.post(confirmation)
+    world.restart()
+    assert await world.post(confirmation) == done
+    assert await world.post(request) == first, "a finished transaction that is replayed issues nothing"
+    assert len(await world.store.certificates(10)) == 1
+
+
+async def test_other_octets_under_a_transaction_id_in_use(world: World) -> None:
+    ee = await world.code(uses=None)
+    draft = ee.ir()
+    answer = await world.send(ee, draft)
+    other = await world.send(ee, ee.ir(header={"transaction_id": draft.transaction_id}))
+    assert (other.type, other.fail_info) == (BodyType.error, "transactionIdInUse")
+    assert (await world.send(ee, ee.cert_conf(answer))).type is BodyType.pkiconf
+
+
+async def test_a_stranger_cannot_harm_a_transaction(world: World) -> None:
+    ee = await world.code()
+    draft = ee.ir()
+    answer = await world.send(ee, draft)
+    commits = world.store.commits
+    stranger = EE.with_code("device-1", "guess", now=world.clock())
+    for attack in (stranger.ir(header={"transaction_id": draft.transaction_id}), stranger.cert_conf(answer, cert_hash=bytes(32))):
+        refusal = stranger.read(await world.post(stranger.seal(attack)))
+        assert not refusal.protected
+    assert world.store.commits == commits
+    assert (await world.send(ee, ee.cert_conf(answer))).type is BodyType.pkiconf
+
+
+async def test_a_transaction_id_in_use_at_another_profile(world: World) -> None:
+    world.profile("other")
+    ee, there = await world.code(), await world.code(profile="other")
+    draft = ee.ir()
+    await world.send(ee, draft)
+    other = await world.send(there, there.ir(header={"transaction_id": draft.transaction_id}), profile="other")
+    assert other.fail_info == "transactionIdInUse"
+
+
+async def test_copies_of_one_request_at_the_same_time_get_one_certificate(world: World) -> None:
+    ee = await world.code()
+    data = ee.seal(ee.ir())
+    answers = await asyncio.gather(*(world.post(data) for _ in range(20)))
+    assert len(set(answers)) == 1
+    assert ee.read(answers[0]).type is BodyType.ip
+    assert len(await world.store.certificates(10)) == 1
+
+
+async def test_copies_of_one_certconf_at_the_same_time(world: World) -> None:
+    ee = await world.code()
+    answer = ee.read(await world.post(ee.seal(ee.ir())))
+    data = ee.seal(ee.cert_conf(answer))
+    answers = await asyncio.gather(*(world.post(data) for _ in range(20)))
+    assert len(set(answers)) == 1
+    assert ee.read(answers[0]).type is BodyType.pkiconf
+
+
+async def test_two_requests_racing_for_one_code(world: World) -> None:
+    ee = await world.code()
+    drafts = [ee.ir() for _ in range(20)]
+    answers = await asyncio.gather(*(world.send(ee, draft) for draft in drafts))
+    assert sum(answer.type is BodyType.ip for answer in answers) == 1
+    assert {answer.fail_info for answer in answers if answer.type is not BodyType.ip} == {"notAuthorized"}
+    assert len(await world.store.certificates(30)) == 1
+    assert await world.used() == 1
+
+
+async def test_two_requests_racing_for_one_transaction_id(world: World) -> None:
+    ee = await world.code(uses=None)
+    one = ee.ir()
+    other = ee.ir(header={"transaction_id": one.transaction_id})
+    answers = await asyncio.gather(world.send(ee, one), world.send(ee, other))
+    assert sorted(answer.type.name for answer in answers) == ["error", "ip"]
+    assert {answer.fail_info for answer in answers if answer.type is BodyType.error} == {"transactionIdInUse"}
+    assert await world.used() == 1
