@@ -1,0 +1,21 @@
+"""Certificate profiles: what an operator has decided about certificates, as data, and the decision on each request.
+
+A profile is one TOML file. `Profile.load` checks it whole and works out everything that does not depend on a request;
+`Profile.approve` is a pure function of a request and the time. One module per part of the decision: `key`, `subject`,
+`san`, `extensions`, `validity`; `syntax` says what a name may look like, `config` is the file as written.
+"""
+
+from cmpd.profile.config import Duration, ProfileConfig, ProfileError, parse_duration
+from cmpd.profile.loading import device_template, load_directory, new_id
+from cmpd.profile.profile import Profile
+
+__all__ = [
+    "Duration",
+    "Profile",
+    "ProfileConfig",
+    "ProfileError",
+    "device_template",
+    "load_directory",
+    "new_id",
+    "parse_duration",
+]

@@ -1,0 +1,177 @@
+"""What a value in a name may look like, and how it is quoted in a refusal.
+
+Each `…_fault` returns None for a good value and otherwise the rule that it breaks, as the end of a sentence.
+"""
+
+import ipaddress
+import re
+from typing import Any, Final
+
+import re2  # type: ignore[import-untyped]  # the package has no types
+
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+_RESERVED_LABEL: Final = re.compile(r"(?:^|\.)(?![Xx][Nn])[^.]{2}--")
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LOCAL: Final = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_AUTHORITY: Final = re.compile(r"[^/?#]*")
+_QUOTED: Final = 64
+"""So many characters of a peer's value are shown back to it."""
+_PATTERN_MEMORY: Final = 1 << 20
+"""Octets that one compiled pattern may use; what needs more is refused when the profile is loaded."""
+_PRINTABLE_STRING: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?"
+
+
+def quote(value: str) -> str:
+    r"""Quote a peer's value for a message: at most 64 characters, nothing that does not print, `\u{…}` instead."""
+    shown = ""
+    for character in value[:_QUOTED]:
+        plain = character.isprintable() and character not in "'\\"
+        shown += character if plain else f"\\u{{{ord(character):x}}}"
+    if len(shown) > _QUOTED or len(value) > _QUOTED:
+        shown = f"{shown[:_QUOTED]}…"
+    return f"'{shown}'"
+
+
+def is_printable_string(octets: bytes) -> bool:
+    """Whether all octets are in the alphabet of PrintableString (X.680 §41.4)."""
+    return not octets.translate(None, _PRINTABLE_STRING)
+
+
+def text_fault(text: str) -> str | None:
+    """No empty value, no control, bidirectional, zero-width or unassigned character, no space at either end."""
+    if not text:
+        return "is empty"
+    if not text.isprintable():
+        first = next(character for character in text if not character.isprintable())
+        return f"has the character U+{ord(first):04X}, which does not print"
+    if text[0] == " " or text[-1] == " ":
+        return "begins or ends with a space"
+    return None
+
+
+def dns_fault(name: str, *, wildcard: bool = False) -> str | None:
+    """A host name in the preferred syntax, letters, digits and hyphens (RFC 5280 §4.2.1.6, RFC 1034 §3.5).
+
+    With `wildcard`, `*` may be the whole leftmost label of a name with at least two others (RFC 6125 §6.4.3).
+    """
+    host = name
+    if name.startswith("*."):
+        if not wildcard:
+            return "is a wildcard, which is not allowed"
+        host = name[2:]
+        if "." not in host:
+            return "is a wildcard for a whole top-level domain"
+    if len(name) > 253 or _DNS.fullmatch(host) is None:
+        return "is not a DNS name"
+    if host.rpartition(".")[2].isdecimal():
+        return "is not a DNS name: its last label is a number"
+    if "--" in host and _RESERVED_LABEL.search(host) is not None:
+        return "has a reserved label (hyphens in third and fourth place)"
+    return None
+
+
+def email_fault(mailbox: str) -> str | None:
+    """An RFC 5321 §4.1.2 Mailbox with a dot-string and a domain, ASCII only (RFC 5280 §4.2.1.6)."""
+    local, at, domain = mailbox.rpartition("@")
+    if not at or len(mailbox) > 254 or len(local) > 64 or _LOCAL.fullmatch(local) is None or dns_fault(domain):
+        return "is not an e-mail address"
+    return None
+
+
+def uri_host(uri: str) -> str | None:
+    """The host of a URI that has an authority, lower case; None without one."""
+    scheme, _, rest = uri.partition(":")
+    if not scheme or not rest.startswith("//"):
+        return None
+    authority = _AUTHORITY.match(rest, 2)
+    host = authority[0] if authority else ""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].lower()
+
+
+def uri_fault(uri: str) -> str | None:
+    """An absolute URI; an authority has a host name or IP address and no user name (RFC 5280 §4.2.1.6)."""
+    if len(uri) > 2048 or _URI.fullmatch(uri) is None:
+        return "is not an absolute URI"
+    rest = uri.partition(":")[2]
+    if not rest.startswith("//"):
+        return None
+    authority = _AUTHORITY.match(rest, 2)
+    text = authority[0] if authority else ""
+    host, colon, port = text.rpartition(":") if re.search(r":[0-9]*$", text) else (text, "", "")
+    if colon and not (port.isdecimal() and int(port[:6]) < 65536):
+        return "is not an absolute URI: its port is not a port"
+    if dns_fault(host) is None or _is_ip_literal(host):
+        return None
+    return "is not an absolute URI: its host is neither a host name nor an IP address"
+
+
+def upn_fault(name: str) -> str | None:
+    """A Microsoft user principal name: user@domain, the user part in any script."""
+    user, at, domain = name.rpartition("@")
+    if not at or not user or "@" in user or len(name) > 256 or dns_fault(domain):
+        return "is not a user principal name"
+    return text_fault(name)
+
+
+def _is_ip_literal(host: str) -> bool:
+    """Whether the host of a URI is an IPv4 address, or an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+    try:
+        if host.startswith("[") and host.endswith("]") and "%" not in host:
+            ipaddress.IPv6Address(host[1:-1])
+        else:
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def oid_text(content: bytes) -> str:
+    """Dotted decimal of an OBJECT IDENTIFIER's content octets; hexadecimal when they are not one (X.690 §8.19)."""
+    arcs: list[int] = []
+    value = 0
+    for position, octet in enumerate(content):
+        if (octet == 0x80 and value == 0 and (position == 0 or content[position - 1] < 0x80)) or len(content) > 64:
+            return content[:32].hex()
+        value = value << 7 | octet & 0x7F
+        if octet < 0x80:
+            arcs.append(value)
+            value = 0
+    if not arcs or content[-1] >= 0x80:
+        return content[:32].hex()
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def in_domains(host: str, exact: frozenset[str], below: tuple[str, ...]) -> bool:
+    """Whether a host is one of `exact`, or ends with one of `below` (each with its leading dot); lower case both."""
+    host = host.lower()
+    return host in exact or host.endswith(below)
+
+
+class Pattern:
+    """An operator's regular expression that a whole value must match, in time linear in the value's length (RE2)."""
+
+    __slots__ = ("_match", "text")
+
+    def __init__(self, text: str) -> None:
+        """Compile. Raises ValueError saying what is wrong."""
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = _PATTERN_MEMORY
+        try:
+            self._match: Any = re2.compile(text, options=options).fullmatch
+        except re2.error as error:
+            reason = error.args[0] if error.args else ""
+            raise ValueError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
+        self.text = text
+
+    def matches(self, value: str) -> bool:
+        """Whether the whole value matches."""
+        return self._match(value) is not None
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.text!r})"
