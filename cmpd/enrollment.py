@@ -41,8 +41,7 @@ from cmpd.limits import Limits
 from cmpd.ports import Issued, Issuer, IssuerFailure, IssuerUnavailable, Revocation, Store
 from cmpd.profile import Profile
 from cmpd.protection import CertificateCredential, Credential, MacCredential, SignerCache
-from cmpd.protection.signature import Signer
-from cmpd.reply import Replier
+from cmpd.reply import Identity, Replier
 from cmpd.validation import Received
 
 NULL_NAME = der.sequence()
@@ -64,7 +63,7 @@ class Realm:
     issuer: Issuer
     chain: tuple[bytes, ...]
     """CA certificates above what is issued, DER, issuing CA first, root last."""
-    signer: Signer | None
+    identity: Identity
     """What our answers to signed requests are signed with."""
     signers: SignerCache
     """Who may sign requests: the profile's trust anchors and our own CA."""
@@ -94,9 +93,7 @@ class Operation:
     replier: Replier
     exchange: Exchange
 
-    def transaction(
-        self, state: TransactionState, answer: bytes, *, confirm_by: datetime | None = None
-    ) -> Transaction:
+    def transaction(self, state: TransactionState, answer: bytes, *, confirm_by: datetime | None = None) -> Transaction:
         """The record of a transaction that this message begins."""
         return Transaction(
             transaction_id=self.received.transaction_id,
@@ -180,7 +177,7 @@ async def _hand_out(
         confirm_by = (now + profile.confirm_wait).replace(microsecond=0)
         info, state = reply.confirm_wait_time(confirm_by), TransactionState.unconfirmed
     # caPubs: only in an ip, and only when a shared secret lets the EE trust what it has not seen before (RFC 9483 §4.1)
-    ca_pubs = ()
+    ca_pubs: tuple[bytes, ...] = ()
     if certificates and body_type is BodyType.ir and isinstance(operation.credential, MacCredential):
         ca_pubs = operation.realm.chain[-1:]
     answer = operation.replier.message(
@@ -196,9 +193,7 @@ async def _hand_out(
     return answer
 
 
-async def conclude(
-    operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]
-) -> bytes:
+async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]) -> bytes:
     """End a transaction after its certConf: confirm, revoke and keep the pkiconf in one commit (RFC 9483 §5.1.2).
 
     Raises `TransactionMoved`.

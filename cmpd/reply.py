@@ -35,8 +35,11 @@ class Protector(Protocol):
     """Whatever protects an answer: a MacKey or a Signer."""
 
     @property
-    def algorithm_der(self) -> bytes: ...
-    def protect(self, part: bytes, /) -> bytes: ...
+    def algorithm_der(self) -> bytes:
+        """The AlgorithmIdentifier for protectionAlg."""
+
+    def protect(self, part: bytes, /) -> bytes:
+        """Protect a ProtectedPart (DER)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,22 @@ class Identity:
 
     sender: bytes = NULL_DN
     """GeneralName, DER."""
-    key_id: bytes | None = None
-    """senderKID."""
+    protection_fields: bytes = b""
+    """protectionAlg [1] and senderKID [2] of the header, DER."""
     protector: Protector | None = None
     """None leaves the answer unprotected: only where RFC 9483 §3.6.4 allows it."""
     extra_certs: tuple[bytes, ...] = ()
     """The CMP protection certificate and its chain, for a signature."""
+
+    @classmethod
+    def of(
+        cls, sender: bytes, key_id: bytes | None, protector: Protector, extra_certs: tuple[bytes, ...] = ()
+    ) -> "Identity":
+        """Prove it with `protector`; `key_id` becomes the senderKID."""
+        fields = der.tlv(0xA1, protector.algorithm_der)
+        if key_id is not None:
+            fields += der.tlv(0xA2, der.octet_string(key_id))
+        return cls(sender, fields, protector, extra_certs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +98,13 @@ class Replier:
     def message(self, body: bytes, *, general_info: bytes = b"", extra_certs: Sequence[bytes] = ()) -> bytes:
         """Put header, protection and extraCerts round a body; `general_info` is concatenated InfoTypeAndValues."""
         identity, heading = self.identity, self.heading
-        parts = [der.integer(heading.pvno), identity.sender, heading.sender, _message_time(self.now)]
-        if identity.protector is not None:
-            parts.append(der.tlv(0xA1, identity.protector.algorithm_der))
-        if identity.key_id is not None:
-            parts.append(der.tlv(0xA2, der.octet_string(identity.key_id)))
+        parts = [
+            der.integer(heading.pvno),
+            identity.sender,
+            heading.sender,
+            _message_time(self.now),
+            identity.protection_fields,
+        ]
         if heading.transaction_id is not None:
             parts.append(der.tlv(0xA4, der.octet_string(heading.transaction_id)))
         parts.append(der.tlv(0xA5, der.octet_string(self.nonce)))
@@ -98,14 +113,16 @@ class Replier:
         if general_info:
             parts.append(der.tlv(0xA8, der.sequence(general_info)))
         header = der.sequence(*parts)
-        protection = None if identity.protector is None else identity.protector.protect(asn1.protected_part(header, body))
+        protection = (
+            None if identity.protector is None else identity.protector.protect(asn1.protected_part(header, body))
+        )
         certificates = identity.extra_certs
         if extra_certs:
             certificates = (*certificates, *(c for c in extra_certs if c not in certificates))
         return asn1.encode(header, body, protection, certificates)
 
     def refuse(self, request: BodyType | None, error: CMPError, *, in_body: bool, cert_req_id: int = 0) -> bytes:
-        """Say no (RFC 9483 §3.6.2): a fault in a request's body in its own response type, any other as error message."""
+        """Say no (RFC 9483 §3.6.2): a fault in a request's body in its response type, any other as error message."""
         response = None if request is None or not in_body else RESPONSE_OF.get(request)
         if response is None:
             return self.message(der.explicit(BodyType.error, der.sequence(rejection(error))))

@@ -7,11 +7,11 @@ changes nothing; the same octets again get the same answer again.
 """
 
 import asyncio
-import dataclasses
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -34,8 +34,8 @@ from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, Exchange, 
 from cmpd.handlers import HANDLERS
 from cmpd.limits import Limits
 from cmpd.ports import (
-    CMPSigner,
     Clock,
+    CMPSigner,
     CodeUnusable,
     Entropy,
     Issuer,
@@ -74,6 +74,49 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(slots=True)
+class _Office:
+    """What all conversations of a responder share."""
+
+    profiles: Mapping[str, Profile]
+    default: str | None
+    issuers: Mapping[str, Issuer]
+    store: Store
+    limits: Limits
+    clock: Clock
+    entropy: Entropy
+    realms: dict[str, Realm] = field(default_factory=dict)
+    keys: OrderedDict[tuple[int, bytes], MacKey] = field(default_factory=OrderedDict)
+    long_derivations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_DERIVATIONS))
+
+    async def realm(self, name: str) -> Realm:
+        """Everything that serving a profile needs."""
+        realm = self.realms.get(name)
+        if realm is None:
+            realm = self.realms[name] = await self._make_realm(self.profiles[name])
+        return realm
+
+    async def _make_realm(self, profile: Profile) -> Realm:
+        issuer = self.issuers[profile.issuer]
+        chain = await issuer.chain()
+        identity = Identity()
+        if isinstance(issuer, CMPSigner):
+            key, certificates = issuer.cmp_credential()
+            own = x509.load_der_x509_certificate(certificates[0])
+            key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+            sender = asn1.der.tlv(0xA4, own.subject.public_bytes())
+            identity = Identity.of(sender, key_id, Signer.of(key), certificates)
+        anchors = tuple(dict.fromkeys((*chain, *profile.trusted, *profile.ra_trusted)))
+        return Realm(
+            profile,
+            issuer,
+            chain,
+            identity,
+            SignerCache(anchors, self.limits, allow_sha1=profile.sha1_signatures),
+            SignerCache(profile.ra_trusted, self.limits) if profile.ra_trusted else None,
+        )
+
+
 class Responder:
     """Answers PKIMessages for a set of profiles. Immutable: a reload makes a new one."""
 
@@ -89,74 +132,40 @@ class Responder:
         clock: Clock = utc_now,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self._profiles = profiles
-        self._default = default
-        self._issuers = issuers
-        self._store = store
-        self._limits = limits
+        self._office = _Office(profiles, default, issuers, store, limits, clock, entropy)
         self._observe = observe
-        self._clock = clock
-        self._entropy = entropy
-        self._realms: dict[str, Realm] = {}
-        self._keys: OrderedDict[tuple[int, bytes], MacKey] = OrderedDict()
-        self._long_derivations = asyncio.Semaphore(LONG_DERIVATIONS)
 
     async def prepare(self) -> None:
-        """Make everything that serving needs, so that what is wrong with it shows at start and not at the first request."""
-        for name in self._profiles:
-            await self._realm(name)
+        """Make all that serving needs, so that what is wrong with it shows at start and not at the first request."""
+        for name in self._office.profiles:
+            await self._office.realm(name)
 
     async def respond(self, data: bytes, arrival: Arrival) -> bytes:
         """Answer one message. Never raises; every fault is a PKIMessage with its failInfo (RFC 9483 §3.6)."""
         exchange = Exchange(arrival.address)
         try:
-            answer = await _Conversation(self, data, arrival, exchange).answer()
+            answer = await _Conversation(self._office, data, arrival, exchange).answer()
         except Exception as exc:  # noqa: BLE001  `respond` is total; the traceback goes to the log, not to the peer
             error = SystemFailure("an internal error occurred")
             exchange.outcome, exchange.fail_info, exchange.reason = "error", error.fail_info.name, str(error)
             exchange.exception = exc
-            answer = _bare(self._entropy, self._clock(), error)
+            answer = _bare(self._office.entropy, self._office.clock(), error)
         exchange.ms = (time.perf_counter() - exchange.started) * 1000
         self._observe(exchange)
         return answer
-
-    async def _realm(self, name: str) -> Realm:
-        realm = self._realms.get(name)
-        if realm is None:
-            realm = self._realms[name] = await self._make_realm(self._profiles[name])
-        return realm
-
-    async def _make_realm(self, profile: Profile) -> Realm:
-        issuer = self._issuers[profile.issuer]
-        chain = await issuer.chain()
-        signer = None
-        if isinstance(issuer, CMPSigner):
-            key, certificates = issuer.cmp_credential()
-            own = x509.load_der_x509_certificate(certificates[0])
-            key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-            signer = Signer.of(key, certificates, own.subject.public_bytes(), key_id)
-        anchors = tuple(dict.fromkeys((*chain, *profile.trusted, *profile.ra_trusted)))
-        return Realm(
-            profile,
-            issuer,
-            chain,
-            signer,
-            SignerCache(anchors, self._limits, allow_sha1=profile.sha1_signatures),
-            SignerCache(profile.ra_trusted, self._limits) if profile.ra_trusted else None,
-        )
 
 
 class _Conversation:
     """One request on its way to its answer; knows at every step what it could protect a refusal with."""
 
-    def __init__(self, responder: Responder, data: bytes, arrival: Arrival, exchange: Exchange) -> None:
-        self._responder = responder
-        self._store = responder._store
-        self._limits = responder._limits
+    def __init__(self, office: _Office, data: bytes, arrival: Arrival, exchange: Exchange) -> None:
+        self._office = office
+        self._store = office.store
+        self._limits = office.limits
         self._data = data
         self._arrival = arrival
         self._exchange = exchange
-        self._now = responder._clock()
+        self._now = office.clock()
         self._heading = Heading()
         self._identity = Identity()
         self._body_type: BodyType | None = None
@@ -183,15 +192,14 @@ class _Conversation:
 
     async def _converse(self, message: asn1.PKIMessage) -> bytes:
         """The straight line, in the order of RFC 9483 §3.5."""
-        responder = self._responder
         early: CMPError | None = None
         validation.version(message)
-        realm = await responder._realm(self._profile_name(message))
+        realm = await self._office.realm(self._profile_name(message))
         profile = realm.profile
         self._exchange.profile = profile.name
         if message.header.protectionAlg is not None and not is_mac(message):
-            self._identity = _signing(realm)  # whatever comes of it, a client that signs can check a signature
-        transaction_id = validation.transaction_id(message, profile, responder._entropy(16))
+            self._identity = realm.identity  # whatever comes of it, a client that signs can check a signature
+        transaction_id = validation.transaction_id(message, profile, self._office.entropy(16))
         self._heading = Heading.of(message.header, transaction_id)
         self._exchange.transaction_id = transaction_id.hex()
         transaction = await self._store.transaction(transaction_id)
@@ -222,9 +230,7 @@ class _Conversation:
         if isinstance(credential, CertificateCredential) and credential.issued is not None:
             _check_not_revoked(credential)
         try:
-            validation.authorise(
-                received, credential, realm.profile, self._now, operation=self._arrival.operation
-            )
+            validation.authorise(received, credential, realm.profile, self._now, operation=self._arrival.operation)
         except NotAuthorized:
             # a code that was used up a moment ago, by these very octets: the answer is there
             again = await self._answered_meanwhile(received, request)
@@ -283,12 +289,12 @@ class _Conversation:
         named = _cert_profile(message.header)
         name = self._arrival.profile
         if name is None:
-            name = named or self._responder._default
+            name = named or self._office.default
         elif named is not None and named != name and message.body_type in reply.RESPONSE_OF:
             raise BadRequest("certProfile names another profile than the URL")
         if name is None:
             raise BadRequest("neither the URL nor certProfile names a profile, and there is no default one")
-        if name not in self._responder._profiles:
+        if name not in self._office.profiles:
             raise BadRequest("there is no profile of the name that certProfile gives")
         return name
 
@@ -315,16 +321,16 @@ class _Conversation:
         if code is None:
             raise BadMessageCheck(
                 "the MAC does not verify with the shared secret of this reference",
-                private=f"no enrollment code has the reference {asn1.printable(reference.decode(errors='replace'))[:64]}",
+                private=f"unknown reference {asn1.printable(reference.decode(errors='replace'))[:64]}",
             )
-        keys = self._responder._keys
+        keys = self._office.keys
         algorithm_der = asn1.dump(algorithm)
         key = keys.get((code.id, algorithm_der))
         if key is None:
             if found.iterations <= self._limits.inline_iterations:
                 derived = derive(found, code.secret)
             else:
-                async with self._responder._long_derivations:
+                async with self._office.long_derivations:
                     derived = await asyncio.to_thread(derive, found, code.secret)
             key = MacKey(algorithm_der, found.mac, derived)
         try:
@@ -333,11 +339,11 @@ class _Conversation:
             exc.private = f"wrong secret, or the message was changed; reference {code.reference}"
             raise
         _remember(keys, code, key)
-        self._identity = Identity(reply.mac_sender(reference), reference, key)
+        self._identity = Identity.of(reply.mac_sender(reference), reference, key)
         return MacCredential(code, key)
 
     async def _certificate_credential(self, message: asn1.PKIMessage, realm: Realm) -> CertificateCredential:
-        """RFC 9483 §3.5: validate the CMP protection certificate, then the signature; a certificate of ours by the store."""
+        """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
         known = realm.signers.find(message, self._now)
         realm.signers.check(message, known)
         issued = await self._store.certificate(known.certificate.serial_number)
@@ -377,7 +383,7 @@ class _Conversation:
         return None if transaction is None else self._again(transaction, request, self._exchange.profile)
 
     def _replier(self) -> Replier:
-        return Replier(self._heading, self._identity, self._responder._entropy(16), self._now)
+        return Replier(self._heading, self._identity, self._office.entropy(16), self._now)
 
     def _refuse(
         self, error: CMPError, *, replier: Replier | None = None, in_body: bool = False, cert_req_id: int = 0
@@ -400,16 +406,9 @@ class _Conversation:
             self._exchange.transaction_id = self._heading.transaction_id[: validation.MAX_ID_OCTETS].hex()
 
 
-def _signing(realm: Realm) -> Identity:
-    signer = realm.signer
-    if signer is None:
-        return Identity()
-    return Identity(asn1.der.tlv(0xA4, signer.subject), signer.key_id, signer, signer.extra_certs)
-
-
 def _elsewhere(transaction: Transaction) -> Transaction:
     """A transactionID that another profile has in use: to this one it is a transaction that expects nothing."""
-    return dataclasses.replace(transaction, state=TransactionState.refused)
+    return replace(transaction, state=TransactionState.refused)
 
 
 def _check_not_revoked(credential: CertificateCredential) -> None:
@@ -419,7 +418,7 @@ def _check_not_revoked(credential: CertificateCredential) -> None:
 
 
 def _from_own_ca(known: KnownSigner, realm: Realm) -> bool:
-    """Tell whether our own issuing CA signed it: then it must be in the store, or be our own CMP signer, which asks nothing."""
+    """Tell whether our own issuing CA signed it: what the store does not know then, our CMP signer say, is no EE."""
     issuing = asn1.der.children(asn1.der.children(realm.chain[0])[0])
     subject = issuing[5] if issuing[0][0] == 0xA0 else issuing[4]
     return known.certificate.issuer.public_bytes() == subject
@@ -448,4 +447,3 @@ def _cert_profile(header: asn1.PKIHeader) -> str | None:
 def _bare(entropy: Entropy, now: datetime, error: CMPError) -> bytes:
     """The answer when even refusing has failed (RFC 9483 §3.6.4)."""
     return Replier(Heading(), Identity(), entropy(16), now).refuse(None, error, in_body=False)
-

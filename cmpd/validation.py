@@ -45,15 +45,24 @@ class Rules(Protocol):
     """What of a profile these checks need."""
 
     @property
-    def operations(self) -> frozenset[str]: ...
+    def operations(self) -> frozenset[str]:
+        """Allowed body types."""
+
     @property
-    def authentication_method(self) -> str: ...
+    def authentication_method(self) -> str:
+        """enrollment_code or tls_certificate."""
+
     @property
-    def message_time_tolerance(self) -> timedelta | None: ...
+    def message_time_tolerance(self) -> timedelta | None:
+        """None: messageTime is not checked."""
+
     @property
-    def missing_transaction_id(self) -> bool: ...
+    def missing_transaction_id(self) -> bool:
+        """Tolerate requests without transactionID."""
+
     @property
-    def short_nonces(self) -> bool: ...
+    def short_nonces(self) -> bool:
+        """Tolerate senderNonces that are short or absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,11 @@ def transaction_id(message: asn1.PKIMessage, rules: Rules | None, fresh: bytes) 
     """
     found = message.header.transactionID
     if not found:
-        if rules is not None and rules.missing_transaction_id and message.body_type not in {BodyType.certConf, BodyType.error}:
+        if (
+            rules is not None
+            and rules.missing_transaction_id
+            and message.body_type not in {BodyType.certConf, BodyType.error}
+        ):
             return fresh
         raise BadDataFormat("header: transactionID is absent")
     if len(found) > MAX_ID_OCTETS:

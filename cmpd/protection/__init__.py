@@ -124,7 +124,7 @@ def mac_reference(message: asn1.PKIMessage) -> bytes:
 
 
 def check_mac(message: asn1.PKIMessage, secret: bytes, limits: Limits) -> MacKey:
-    """Verify a MAC with its secret and return the key, for the answer; raises BadAlg, BadMessageCheck, WrongIntegrity."""
+    """Verify a MAC with its secret; returns the key for the answer. Raises BadAlg, BadMessageCheck, WrongIntegrity."""
     algorithm = message.header.protectionAlg
     if algorithm is None or message.protection is None or not is_mac(message):
         raise WrongIntegrity("the message is not protected by a MAC that is supported")
@@ -142,7 +142,7 @@ class SignerCache:
     """
 
     def __init__(self, anchors: Sequence[bytes], limits: Limits, *, allow_sha1: bool = False, size: int = 1024) -> None:
-        self._anchors = tuple(x509.load_der_x509_certificate(anchor) for anchor in anchors)
+        self._anchors = tuple(certpath.load(anchor) for anchor in anchors)
         self._limits = limits
         self._allow_sha1 = allow_sha1
         self._size = size
@@ -176,7 +176,10 @@ class SignerCache:
 
     def _validate(self, certificates: Sequence[bytes], kid: bytes | None, now: datetime) -> KnownSigner:
         readable = [loaded for loaded in map(_load, certificates) if loaded is not None]
-        leaf = next((c for c in readable if kid is None or _key_id(c) in {kid, None}), None)
+        # the one that senderKID identifies, else the first that could be meant by it
+        leaf = next((c for c in readable if kid is not None and _key_id(c) == kid), None) or next(
+            (c for c in readable if kid is None or _key_id(c) is None), None
+        )
         if leaf is None:
             raise BadMessageCheck("none of extraCerts is the certificate that senderKID identifies")
         if not _may_sign(leaf):
@@ -186,7 +189,14 @@ class SignerCache:
         encoded = leaf.public_bytes(Encoding.DER)
         subject = leaf.subject.public_bytes()
         known = KnownSigner(
-            leaf, encoded, key, subject, path, hashlib.sha256(encoded).hexdigest(), _key_id(leaf), asn1.name_text(subject)
+            certificate=leaf,
+            der=encoded,
+            key=key,
+            subject=subject,
+            path=path,
+            fingerprint=hashlib.sha256(encoded).hexdigest(),
+            key_id=_key_id(leaf),
+            label=asn1.name_text(subject),
         )
         self._known[encoded] = known
         if len(self._known) > self._size:
@@ -219,7 +229,7 @@ def check_signature(message: asn1.PKIMessage, trusted: Sequence[bytes], limits: 
 def _load(der: bytes) -> x509.Certificate | None:
     """One unreadable certificate among extraCerts must not lose the message (RFC 9483 §3.3)."""
     try:
-        return x509.load_der_x509_certificate(der)
+        return certpath.load(der)
     except ValueError:
         return None
 
@@ -234,7 +244,7 @@ def _public_key(certificate: x509.Certificate) -> object:
 def _key_id(certificate: x509.Certificate) -> bytes | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return None
 
 
@@ -244,5 +254,3 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
     except x509.ExtensionNotFound:
         return True
-    except ValueError:
-        return False

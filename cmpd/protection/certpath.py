@@ -5,6 +5,7 @@ validation does not implement it refuses rather than skips: name constraints and
 The work is bounded: `limits.chain_length` certificates a path, and no more than `MAX_SIGNATURES` signatures a search.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID
 
+from cmpd.asn1 import der
 from cmpd.errors import BadAlg, SignerNotTrusted
 from cmpd.limits import Limits
 from cmpd.protection import signature
 
 MAX_SIGNATURES = 16
 """Signatures checked while one path is looked for; hostile extraCerts could otherwise ask for factorially many."""
+_NO_PATH = "the CMP protection certificate does not validate to a trust anchor"
 
 _UNDERSTOOD = frozenset(
     {
@@ -35,6 +38,16 @@ _UNDERSTOOD = frozenset(
     }
 )
 
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    signature.UnsupportedAlgorithm,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ValidPath:
@@ -46,6 +59,37 @@ class ValidPath:
     not_after: datetime
 
 
+def load(data: bytes) -> x509.Certificate:
+    """Load a certificate (DER) that is readable in every part that is looked at later; raises ValueError.
+
+    The library reads names and extensions only when they are asked for, and then raises what it likes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of e.g. a serial number that is not positive (RFC 5280 §4.1.2.2)
+            certificate = x509.load_der_x509_certificate(data)
+            for name in (certificate.subject, certificate.issuer):
+                name.public_bytes()
+                name.rfc4514_string()
+            _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except _UNREADABLE as exc:
+        raise ValueError(f"the certificate cannot be read: {exc}") from exc
+    _check_outside(data)
+    return certificate
+
+
+def _check_outside(certificate: bytes) -> None:
+    """What the certificate's signature does not cover must not vary, for we know a certificate by its hash.
+
+    Both signature algorithms are the same (RFC 5280 §4.1.1.2), and the signature is of whole octets.
+    """
+    tbs, algorithm, value = der.children(certificate, 3)
+    fields = der.children(tbs)
+    _, start, _ = der.read(value)
+    if algorithm != fields[2 if fields[0][0] == 0xA0 else 1] or value[start] != 0:
+        raise ValueError("the certificate's signature is not of the form that the certificate says")
+
+
 def validate(
     leaf: x509.Certificate,
     untrusted: Sequence[x509.Certificate],
@@ -55,19 +99,23 @@ def validate(
     *,
     allow_sha1: bool = False,
 ) -> ValidPath:
-    """Find a path from `leaf` to one of `anchors` that is valid at `now`, whatever the order of `untrusted` (RFC 9483 §3.3).
+    """Find a path from `leaf` to one of `anchors` that is valid at `now`, whatever the order of `untrusted`.
 
-    Raises SignerNotTrusted; which certificate failed and why is in the exception's private part.
+    All of them must come from `load` (RFC 9483 §3.3). Raises SignerNotTrusted; its private part says which certificate
+    failed and why.
     """
     search = _Search(untrusted, anchors, limits, now, allow_sha1)
     search.check_certificate(leaf)
     path = search.extend((leaf,))
     if path is None:
         why = "; ".join(dict.fromkeys(search.problems)) or "no issuer found among extraCerts and trust anchors"
-        raise SignerNotTrusted("the CMP protection certificate does not validate to a trust anchor", private=why)
-    return ValidPath(
-        path, max(c.not_valid_before_utc for c in path), min(c.not_valid_after_utc for c in path)
-    )
+        raise SignerNotTrusted(_NO_PATH, private=why)
+    return ValidPath(path, max(c.not_valid_before_utc for c in path), min(c.not_valid_after_utc for c in path))
+
+
+def _intermediates(path: Sequence[x509.Certificate]) -> int:
+    """How many CA certificates are in an unfinished path; self-issued ones do not count (RFC 5280 §6.1.4 (l))."""
+    return sum(certificate.subject != certificate.issuer for certificate in path[1:])
 
 
 class _Search:
@@ -93,7 +141,7 @@ class _Search:
         """RFC 5280 §6.1.3 (a)(2) and §4.2: validity, and no critical extension that is not understood."""
         problem = self._problem(certificate)
         if problem is not None:
-            raise SignerNotTrusted("the CMP protection certificate does not validate to a trust anchor", private=problem)
+            raise SignerNotTrusted(_NO_PATH, private=problem)
 
     def extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
         """Complete `path` to an anchor, or None."""
@@ -108,7 +156,7 @@ class _Search:
             for candidate in candidates:
                 if candidate.subject.public_bytes() != issuer or candidate in path:
                     continue
-                problem = self._problem(candidate) or self._ca_problem(candidate, len(path) - 1)
+                problem = self._problem(candidate) or self._ca_problem(candidate, _intermediates(path))
                 if problem is None and not self._signed(last, candidate):
                     problem = f"the signature of {last.subject.rfc4514_string()} does not verify"
                 if problem is not None:
@@ -126,14 +174,11 @@ class _Search:
             return f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
         if self._now > certificate.not_valid_after_utc:
             return f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
-        try:
-            for extension in certificate.extensions:
-                if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
-                    return f"{name} has name constraints, which are not supported"
-                if extension.critical and extension.oid not in _UNDERSTOOD:
-                    return f"{name} has the unknown critical extension {extension.oid.dotted_string}"
-        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-            return f"{name} has extensions that cannot be read"
+        for extension in certificate.extensions:
+            if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
+                return f"{name} has name constraints, which are not supported"
+            if extension.critical and extension.oid not in _UNDERSTOOD:
+                return f"{name} has the unknown critical extension {extension.oid.dotted_string}"
         return None
 
     def _ca_problem(self, certificate: x509.Certificate, below: int) -> str | None:
@@ -156,10 +201,7 @@ class _Search:
 
     def _signed(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         if self._signatures >= MAX_SIGNATURES:
-            raise SignerNotTrusted(
-                "the CMP protection certificate does not validate to a trust anchor",
-                private=f"more than {MAX_SIGNATURES} signatures would have to be checked",
-            )
+            raise SignerNotTrusted(_NO_PATH, private=f"more than {MAX_SIGNATURES} signatures would have to be checked")
         self._signatures += 1
         try:
             key = signature.accept_public_key(issuer.public_key(), self._limits)

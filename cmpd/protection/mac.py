@@ -23,6 +23,8 @@ MIN_ITERATIONS = 100
 """RFC 4211 §4.4: "The iterationCount MUST be a minimum of 100"."""
 MIN_SALT = 8
 """RFC 4211 §4.4 asks for at least 8 octets; so does PKCS #5 (RFC 8018 §4.1)."""
+MIN_KEY_LENGTH = 16
+"""keyLength of PBKDF2: the sender chooses it before it is known, and a MAC by a key of one octet is soon guessed."""
 MAX_KEY_LENGTH = 128
 """keyLength of PBKDF2: a key longer than the largest hash's block adds nothing."""
 
@@ -123,7 +125,7 @@ def parameters(algorithm: asn1.AlgorithmIdentifier, limits: Limits) -> MacParame
 
 
 def derive(found: MacParameters, secret: bytes) -> bytes:
-    """Derive the MAC key from the shared secret. CPU-bound: some 0.4 µs an iteration, at most `limits.mac_iterations`."""
+    """Derive the MAC key from the shared secret: some 0.4 µs of CPU an iteration, at most `limits.mac_iterations`."""
     if found.kind == oids.PASSWORD_BASED_MAC:
         # RFC 4211 §4.4: K = owf applied iterationCount times, the first time to secret || salt
         owf = _HASH[found.owf]
@@ -151,8 +153,10 @@ def _pbmac1(wire: asn1.PBMAC1_params) -> MacParameters:
     mac = _mac(wire.messageAuthScheme)
     if kdf.keyLength is None:
         raise BadAlg("protectionAlg: PBKDF2 without keyLength cannot be used in PBMAC1")
-    if not 1 <= kdf.keyLength <= MAX_KEY_LENGTH:
-        raise BadAlg(f"protectionAlg: PBKDF2 keyLength is not within 1 to {MAX_KEY_LENGTH}")
+    if not MIN_KEY_LENGTH <= kdf.keyLength <= MAX_KEY_LENGTH:
+        raise BadAlg(f"protectionAlg: PBKDF2 keyLength is not within {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH}")
+    if not isinstance(kdf.salt, bytes):
+        raise BadAlg("protectionAlg: PBKDF2 with a salt from another source is not supported")
     return MacParameters(oids.PBMAC1, kdf.salt, kdf.iterationCount, prf, mac, kdf.keyLength)
 
 

@@ -73,10 +73,12 @@ _PKCS1 = padding.PKCS1v15()
 _SHA1 = frozenset({oids.RSA_SHA1, oids.ECDSA_SHA1})
 MIN_RSA_BITS = 1024
 """Below this a signature proves nothing; what a profile certifies is bounded separately."""
+MAX_RSA_EXPONENT_BITS = 64
+"""Verification takes time in proportion to the exponent, which its owner chooses; 65537 has 17 bits."""
 
 
 def load_public_key(spki: bytes, limits: Limits) -> PublicKey:
-    """Load a SubjectPublicKeyInfo (DER); raises BadAlg for what is not a signature key or is too large to verify with."""
+    """Load a SubjectPublicKeyInfo (DER); raises BadAlg for what is no signature key or too large to verify with."""
     try:
         key = serialization.load_der_public_key(spki)
     except (ValueError, exceptions.UnsupportedAlgorithm) as exc:
@@ -88,8 +90,11 @@ def accept_public_key(key: object, limits: Limits) -> PublicKey:
     """Hold a loaded public key against the limits; raises BadAlg."""
     if not isinstance(key, _PUBLIC_KEYS):
         raise BadAlg("the public key is not of a signature algorithm that is supported")
-    if isinstance(key, rsa.RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= limits.rsa_bits:
-        raise BadAlg(f"an RSA key of {key.key_size} bits is not within {MIN_RSA_BITS} to {limits.rsa_bits}")
+    if isinstance(key, rsa.RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= limits.rsa_bits:
+            raise BadAlg(f"an RSA key of {key.key_size} bits is not within {MIN_RSA_BITS} to {limits.rsa_bits}")
+        if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+            raise BadAlg(f"the public exponent of an RSA key has more than {MAX_RSA_EXPONENT_BITS} bits")
     return key
 
 
@@ -109,7 +114,7 @@ def verify(
     elif (digest := _RSA_HASHES.get(oid)) is not None and isinstance(key, rsa.RSAPublicKey):
         key.verify(signature, data, _PKCS1, digest)
     elif (pure := _PURE.get(oid)) is not None and isinstance(key, pure):
-        key.verify(signature, data)  # type: ignore[union-attr,call-arg]  # the table pairs OID and key class
+        key.verify(signature, data)  # type: ignore[call-arg]  # the table pairs OID and key class
     elif oid == oids.RSASSA_PSS and isinstance(key, rsa.RSAPublicKey):
         digest, pss = _pss(algorithm, allow_sha1=allow_sha1)
         key.verify(signature, data, pss, digest)
@@ -122,7 +127,8 @@ def verify(
 def _pss(algorithm: asn1.AlgorithmIdentifier, *, allow_sha1: bool) -> tuple[hashes.HashAlgorithm, padding.PSS]:
     """RSASSA-PSS-params (RFC 8017 §A.2.3); absent fields mean SHA-1, as the ASN.1 says."""
     try:
-        params = asn1.parse(asn1.RSASSA_PSS_params, b"\x30\x00" if algorithm.parameters is None else asn1.dump(algorithm.parameters))
+        encoded = der.sequence() if algorithm.parameters is None else asn1.dump(algorithm.parameters)
+        params = asn1.parse(asn1.RSASSA_PSS_params, encoded)
         mgf_hash = oids.SHA1
         if params.maskGenAlgorithm is not None:
             if params.maskGenAlgorithm.algorithm != oids.MGF1 or params.maskGenAlgorithm.parameters is None:
@@ -143,7 +149,7 @@ def _pss(algorithm: asn1.AlgorithmIdentifier, *, allow_sha1: bool) -> tuple[hash
 
 
 def certificate_hash(certificate: bytes, hash_alg: asn1.AlgorithmIdentifier | None) -> bytes:
-    """certHash of a certificate (DER): by hashAlg, else by its signature algorithm (RFC 9483 §4.1.1, RFC 9481 §2).
+    """Compute certHash (RFC 9483 §4.1.1): by hashAlg, else by the signature algorithm of the certificate (RFC 9481 §2).
 
     EdDSA has dedicated hash algorithms (RFC 9481 §3.3); ML-DSA has none, so that hashAlg is needed (RFC 9810 §5.3.18);
     SHA-512 is taken there when the client leaves it out, as RFC 9882 §3 pairs it. Raises BadAlg.
@@ -187,8 +193,16 @@ _CERT_HASHES: dict[ObjectIdentifier, Callable[[bytes], bytes]] = {
     oids.SHAKE256: _hash("shake_256", 64),  # RFC 9481 §2.2: 512 bits
 }
 _IMPLIED_HASHES: dict[ObjectIdentifier, Callable[[bytes], bytes]] = {
-    **{oid: _CERT_HASHES[hash_oid] for hash_oid, algorithm in _HASH_OIDS.items() for oid, known in _RSA_HASHES.items() if known.name == algorithm.name},
-    **{oid: _CERT_HASHES[hash_oid] for hash_oid, algorithm in _HASH_OIDS.items() for oid, known in _ECDSA.items() if known.algorithm.name == algorithm.name},  # type: ignore[union-attr]
+    oids.RSA_SHA1: _CERT_HASHES[oids.SHA1],
+    oids.RSA_SHA224: _CERT_HASHES[oids.SHA224],
+    oids.RSA_SHA256: _CERT_HASHES[oids.SHA256],
+    oids.RSA_SHA384: _CERT_HASHES[oids.SHA384],
+    oids.RSA_SHA512: _CERT_HASHES[oids.SHA512],
+    oids.ECDSA_SHA1: _CERT_HASHES[oids.SHA1],
+    oids.ECDSA_SHA224: _CERT_HASHES[oids.SHA224],
+    oids.ECDSA_SHA256: _CERT_HASHES[oids.SHA256],
+    oids.ECDSA_SHA384: _CERT_HASHES[oids.SHA384],
+    oids.ECDSA_SHA512: _CERT_HASHES[oids.SHA512],
     oids.ED25519: _CERT_HASHES[oids.SHA512],  # RFC 9481 §3.3
     oids.ED448: _CERT_HASHES[oids.SHAKE256],  # RFC 9481 §3.3
     oids.ML_DSA_44: _CERT_HASHES[oids.SHA512],
@@ -203,15 +217,9 @@ def _simple(oid: ObjectIdentifier, *, null: bool = False) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Our own CMP protection key with its certificate and chain (RFC 9483 §3.2, §3.3)."""
+    """Our own CMP protection key with its signature algorithm (RFC 9483 §3.2)."""
 
     algorithm_der: bytes
-    subject: bytes
-    """DER of the certificate's subject: the sender of what we sign."""
-    key_id: bytes | None
-    """subjectKeyIdentifier: the senderKID of what we sign."""
-    extra_certs: tuple[bytes, ...]
-    """The protection certificate first, then its chain without the root."""
     _sign: Callable[[bytes], bytes] = field(repr=False)
 
     def protect(self, part: bytes) -> bytes:
@@ -219,15 +227,17 @@ class Signer:
         return self._sign(part)
 
     @classmethod
-    def of(cls, key: Any, extra_certs: tuple[bytes, ...], subject: bytes, key_id: bytes | None) -> "Signer":
+    def of(cls, key: Any) -> "Signer":
         """Choose the signature algorithm by the key, with the hash of the curve's strength (RFC 9481 §3)."""
         if isinstance(key, ec.EllipticCurvePrivateKey):
-            oid = {"secp384r1": oids.ECDSA_SHA384, "secp521r1": oids.ECDSA_SHA512}.get(key.curve.name, oids.ECDSA_SHA256)
+            strong = {"secp384r1": oids.ECDSA_SHA384, "secp521r1": oids.ECDSA_SHA512}
+            oid = strong.get(key.curve.name, oids.ECDSA_SHA256)
             ecdsa = _ECDSA[oid]
-            return cls(_simple(oid), subject, key_id, extra_certs, lambda part: key.sign(part, ecdsa))
+            return cls(_simple(oid), lambda part: key.sign(part, ecdsa))
         if isinstance(key, rsa.RSAPrivateKey):
-            return cls(_simple(oids.RSA_SHA256, null=True), subject, key_id, extra_certs, lambda part: key.sign(part, _PKCS1, hashes.SHA256()))
+            algorithm, digest = _simple(oids.RSA_SHA256, null=True), hashes.SHA256()
+            return cls(algorithm, lambda part: key.sign(part, _PKCS1, digest))
         for oid, public in _PURE.items():
             if isinstance(key.public_key(), public):
-                return cls(_simple(oid), subject, key_id, extra_certs, key.sign)
+                return cls(_simple(oid), key.sign)
         raise TypeError(f"a CMP signing key cannot be a {type(key).__name__}")

@@ -78,7 +78,7 @@ async def test_an_internal_error_is_a_systemfailure_without_details(world: World
             raise RuntimeError("secret detail")
 
     ee = await world.code()
-    world.responder._store = Broken()  # type: ignore[assignment]
+    world.responder._office.store = Broken()  # type: ignore[assignment]
     data = await world.post(ee.seal(ee.ir()))
     assert b"secret detail" not in data
     answer = ee.read(data)
