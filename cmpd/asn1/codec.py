@@ -1,5 +1,6 @@
 """Any wire type from and to DER, behind the one boundary at which every decoder error becomes MalformedError."""
 
+import re
 from typing import Any, TypeVar
 
 from cryptography.hazmat.asn1 import TLV, Null, decode_der, encode_der
@@ -39,5 +40,22 @@ def reason(exc: BaseException) -> str:
     """Say in one short line what a decoder did not like."""
     if isinstance(exc, RecursionError):
         return "nested too deep"
-    text = (str(exc).splitlines() or [""])[0].strip()
-    return text.removeprefix("error parsing asn1 value: ")[:160] or type(exc).__name__
+    text = (str(exc).splitlines() or [""])[0]
+    text = text.replace(", expected size in [1, 18446744073709551615]", "")
+    kind = _KIND.search(text)
+    if kind is None:
+        return text[:160] or type(exc).__name__
+    return _KINDS.get(kind[1], kind[1])
+
+
+_KIND = re.compile(r"^error parsing asn1 value: ParseError \{ kind: (\w+)")
+_KINDS = {
+    "ExtraData": "more octets or fields than there should be",
+    "InvalidLength": "a length that is not DER",
+    "InvalidSetOrdering": "a SET OF that is not sorted",
+    "InvalidTag": "a tag that is not DER",
+    "InvalidValue": "a value that its type does not have",
+    "ShortData": "the data or a field ends too soon",
+    "UnexpectedTag": "an unexpected tag",
+}
+"""What the Rust decoder's errors mean; it does not say where."""

@@ -113,13 +113,7 @@ class CertReqMsg:
     """
 
     certReq: TLV
-    popo: (
-        Annotated[Variant[Null, Literal["raVerified"]], Implicit(0)]
-        | Annotated[Variant[POPOSigningKey, Literal["signature"]], Implicit(1)]
-        | Annotated[Variant[TLV, Literal["keyEncipherment"]], Explicit(2)]
-        | Annotated[Variant[TLV, Literal["keyAgreement"]], Explicit(3)]
-        | None
-    ) = None
+    popo: ProofOfPossession | None = None
     regInfo: list[AttributeTypeAndValue] | None = None
 
 
