@@ -310,10 +310,12 @@ def p10cr_request(operation: Operation) -> Wanted:
     extensions: tuple[RequestedExtension, ...] = ()
     for attribute in info.attributes or ():
         if attribute.type == oids.EXTENSION_REQUEST:
-            values = der.children(asn1.raw(attribute.values))
+            values = der.children(asn1.raw(attribute.values), 2)
             if len(values) != 1 or extensions:
                 raise BadDataFormat("p10cr: extensionRequest must have exactly one value")
-            extensions = _extensions([asn1.parse(asn1.Extension, value) for value in der.children(values[0])])
+            extensions = _extensions(
+                [asn1.parse(asn1.Extension, value) for value in der.children(values[0], MAX_EXTENSIONS)]
+            )
     limits, allow_sha1 = operation.limits, operation.realm.profile.sha1_signatures
     return Wanted(
         CertificateRequest(cert_req_id=-1, subject=asn1.raw(info.subject), spki=spki, extensions=extensions),
@@ -323,6 +325,8 @@ def p10cr_request(operation: Operation) -> Wanted:
 
 def _controls(controls: Sequence[asn1.AttributeTypeAndValue] | None) -> tuple[bytes, int] | None:
     """oldCertID is used (RFC 4211 §6.5); what a client would count on in vain is refused; the rest is ignored."""
+    if len(controls or ()) > MAX_EXTENSIONS:
+        raise BadRequest(f"controls: there are more than {MAX_EXTENSIONS}")
     old_certificate = None
     for control in controls or ():
         refusal = _REFUSED_CONTROLS.get(control.type)
@@ -334,7 +338,13 @@ def _controls(controls: Sequence[asn1.AttributeTypeAndValue] | None) -> tuple[by
     return old_certificate
 
 
+MAX_EXTENSIONS = 64
+"""More extensions or controls than any request has; what a hostile one may cost is bounded by it."""
+
+
 def _extensions(extensions: Sequence[asn1.Extension] | None) -> tuple[RequestedExtension, ...]:
+    if len(extensions or ()) > MAX_EXTENSIONS:
+        raise BadCertTemplate(f"extensions: more than {MAX_EXTENSIONS} are requested")
     found = tuple(
         RequestedExtension(extension.extnID, bool(extension.critical), extension.extnValue)
         for extension in extensions or ()

@@ -96,6 +96,23 @@ class Approved:
     extensions: tuple[RequestedExtension, ...]
     modified: tuple[str, ...] = ()
     """What differs from the request, one phrase each; not empty means grantedWithMods (RFC 9810 §5.2.3)."""
+    seat: str | None = None
+    """Who the certificate is for, as the profile's seat mapping found it."""
+    lint: str = "off"
+    """Whether it is linted before it is signed: off, warn or enforce."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule held against a request: what `cmpd explain` shows, and why a request is refused."""
+
+    rule: str
+    """The rule's name: a profile key such as `san.email.min`, or the clause of a public-trust document."""
+    field: str
+    """The field of the request it looks at, e.g. `subject`, `san.email`, `publicKey`."""
+    ok: bool
+    text: str
+    """What was found, in words for the peer."""
 
 
 class CertificateStatus(enum.StrEnum):

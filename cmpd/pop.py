@@ -27,7 +27,7 @@ def crmf(
     popo = request.popo
     if popo is None:
         raise BadPOP("the proof-of-possession is missing")
-    if popo.tag == "signature":
+    if isinstance(popo.value, asn1.POPOSigningKey):
         _signature(popo.value, request, template, spki, credential, limits, allow_sha1=allow_sha1)
     elif popo.tag == "raVerified":
         _ra_verified(credential)
@@ -36,7 +36,7 @@ def crmf(
 
 
 def _ra_verified(credential: Credential) -> None:
-    """raVerified MAY be used by an RA (RFC 9483 §4.1.1); from anybody else it proves nothing."""
+    """An RA MAY use raVerified (RFC 9483 §4.1.1); from anybody else it proves nothing."""
     if not (isinstance(credential, CertificateCredential) and credential.is_ra):
         raise BadPOP("raVerified is accepted only from an authorised RA certificate")
 
@@ -88,6 +88,8 @@ def _public_key_mac(value: asn1.PKMACValue, spki: bytes, code: EnrollmentCode, l
     if value.algId.algorithm not in {oids.PASSWORD_BASED_MAC, oids.PBMAC1}:
         raise BadPOP("publicKeyMAC uses an algorithm that is not supported")
     found = mac.parameters(value.algId, limits)
+    if found.iterations > limits.inline_iterations:  # nothing else runs meanwhile, and a message may have many of these
+        raise BadPOP(f"publicKeyMAC of poposkInput: iterationCount is above {limits.inline_iterations}")
     key = mac.derive(found, code.secret)
     if not hmac.compare_digest(hmac.digest(key, spki, found.mac), value.value.as_bytes()):
         raise BadPOP("publicKeyMAC of poposkInput does not verify")

@@ -145,6 +145,8 @@ def _pss(algorithm: asn1.AlgorithmIdentifier, *, allow_sha1: bool) -> tuple[hash
     salt = 20 if params.saltLength is None else params.saltLength
     if not 0 <= salt <= 512:
         raise BadAlg("RSASSA-PSS: saltLength is out of range")
+    if params.trailerField not in {None, 1}:
+        raise BadAlg("RSASSA-PSS: trailerField must be 1")
     return digest, padding.PSS(padding.MGF1(mgf), salt)
 
 
