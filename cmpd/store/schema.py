@@ -1,0 +1,187 @@
+"""The SQLite schema as numbered migrations: `PRAGMA user_version` says how many of them a database has had.
+
+Migrations are never edited once released, only added. No STRICT tables and no RETURNING: the SQLite 3.26 of RHEL 8 is
+enough. Times are whole seconds since 1970, UTC. A serial number is 20 octets, big-endian: the longest that
+RFC 5280 §4.1.2.2 allows. Rows are kept in the order of their arrival (rowid): they are appended, and only the two
+indexes over random values (transactionID, serial number) are written all over the place.
+"""
+
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from cmpd.store import StoreRefused
+from cmpd.store.sealing import Sealing, WrongKey
+
+LOCK_SECONDS = 5.0
+"""How long another process may hold the write lock before callers are told that the store is unavailable."""
+CACHE_KIB = 8192
+"""The page cache of the writing connection; the reading one has a quarter of it."""
+CHECKPOINT_PAGES = 2000
+"""The WAL is copied into the database file when it has grown to so many pages (8 MB)."""
+APPLICATION_ID = 0x636D7064
+"""`PRAGMA application_id`: "cmpd" in ASCII."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE store (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        "INSERT INTO store (name, value) VALUES ('ready', 0)",
+        """
+        CREATE TABLE cmp_transaction (
+            id INTEGER PRIMARY KEY,
+            transaction_id BLOB NOT NULL UNIQUE,
+            state TEXT NOT NULL,
+            created INTEGER NOT NULL,
+            confirm_by INTEGER,
+            profile TEXT NOT NULL,
+            operation TEXT NOT NULL,
+            credential TEXT NOT NULL,
+            serials BLOB NOT NULL,            -- 20 octets each, in the order of certReqId
+            nonce BLOB NOT NULL,
+            first_request BLOB NOT NULL,
+            first_reply BLOB NOT NULL,
+            last_request BLOB,
+            last_reply BLOB
+        )
+        """,
+        "CREATE INDEX unconfirmed_transaction ON cmp_transaction (confirm_by) WHERE state = 'unconfirmed'",
+        """
+        CREATE TABLE certificate (
+            serial BLOB NOT NULL PRIMARY KEY,
+            status TEXT NOT NULL,
+            issuer TEXT NOT NULL,
+            profile TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            issued_at INTEGER NOT NULL,
+            not_after INTEGER NOT NULL,
+            transaction_id BLOB NOT NULL,
+            cert_req_id INTEGER NOT NULL,
+            revoked_at INTEGER,
+            reason INTEGER,
+            spki_sha256 BLOB,                 -- SHA-256 of the SubjectPublicKeyInfo
+            der BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX revoked_certificate ON certificate (issuer, not_after) WHERE status = 'revoked'",
+        """
+        CREATE TABLE issuer (
+            name TEXT PRIMARY KEY,
+            revocations INTEGER NOT NULL DEFAULT 0,
+            crl_number INTEGER NOT NULL DEFAULT 0
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE enrollment_code (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            profile TEXT NOT NULL,
+            reference TEXT NOT NULL,
+            sealed BLOB NOT NULL,
+            uses INTEGER,
+            used INTEGER NOT NULL DEFAULT 0,
+            created INTEGER NOT NULL,
+            expires INTEGER,
+            revoked_at INTEGER,
+            UNIQUE (profile, reference)
+        )
+        """,
+    ),
+)
+
+
+def connect(path: Path, cache_kib: int) -> sqlite3.Connection:
+    """One connection, set up; it waits for nobody unless told to."""
+    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in (
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"cache_size = {-cache_kib}",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            f"journal_size_limit = {CHECKPOINT_PAGES * 4096}",
+            "busy_timeout = 0",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_database(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """Make the file if there is none, migrate it, check the key; return the writing and the reading connection.
+
+    Raises `StoreRefused`, sqlite3.Error and OSError.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return _open(path, sealing)
+        except sqlite3.OperationalError as exc:
+            # SQLite does not wait by itself when another process switches to WAL at the same moment.
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _open(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    writer = connect(path, CACHE_KIB)
+    try:
+        writer.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
+        writer.execute("BEGIN")
+        _refuse_foreign(path, writer)
+        writer.execute("ROLLBACK")
+        if writer.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise StoreRefused(f"{path}: its file system cannot do what SQLite's WAL needs: use a local file system")
+        writer.execute("BEGIN IMMEDIATE")
+        _refuse_foreign(path, writer)
+        _migrate(writer, sealing)
+        _check_key(path, writer, sealing)
+        writer.execute("COMMIT")
+        writer.execute("PRAGMA busy_timeout = 0")
+        reader = connect(path, CACHE_KIB // 4)
+        reader.execute("PRAGMA query_only = ON")
+    except BaseException:
+        writer.close()
+        raise
+    return writer, reader
+
+
+def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse a file of another program or of a newer cmpd, before anything in it is touched."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StoreRefused(f"{path}: an SQLite database of another program: [store] url must name a file of cmpd's own")
+    if version > len(MIGRATIONS):
+        raise StoreRefused(
+            f"{path}: written by a newer cmpd (schema {version}; this one knows up to {len(MIGRATIONS)}): run that cmpd"
+        )
+
+
+def _migrate(connection: sqlite3.Connection, sealing: Sealing) -> None:
+    """Bring the schema up to date; inside the caller's transaction, so wholly or not at all."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for migration in MIGRATIONS[version:]:
+        for statement in migration:
+            connection.execute(statement)
+    if version == 0:
+        connection.execute("INSERT INTO store (name, value) VALUES ('key', ?)", (sealing.seal(b"cmpd", "", ""),))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    if version != len(MIGRATIONS):
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _check_key(path: Path, connection: sqlite3.Connection, sealing: Sealing) -> None:
+    """Refuse a key that is not the one the enrollment codes of this database are sealed with."""
+    row = connection.execute("SELECT value FROM store WHERE name = 'key'").fetchone()
+    try:
+        sealing.unseal(row[0], "", "")
+    except WrongKey:
+        raise StoreRefused(
+            f"{path}: [store] key_file is not the key that this database was made with: put the old key file back"
+        ) from None

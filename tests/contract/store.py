@@ -1,0 +1,629 @@
+"""What every store must do. Subclass `StoreContract` as `Test…` and override the fixture `url`, an empty store's own.
+
+Times are whole seconds. Several processes on one store are real processes: they run `contend` below.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmpd.exchange import (
+    CertificateStatus,
+    EnrollmentCode,
+    IssuedCertificate,
+    RevocationReason,
+    Transaction,
+    TransactionState,
+)
+from cmpd.ports import CodeUnusable, Expired, Revocation, StoreUnavailable, TransactionExists, TransactionMoved
+from cmpd.store import AdminStore, ReferenceTaken, open_store
+
+KEY = bytes(range(32))
+NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+FAR = datetime(2090, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parent.parent.parent
+
+Open = Callable[[], Awaitable[AdminStore]]
+
+
+def transaction(transaction_id: bytes | None = None, **changes: Any) -> Transaction:
+    """A transaction that waits for its certConf; any field can be given."""
+    transaction_id = os.urandom(16) if transaction_id is None else transaction_id
+    fields: dict[str, Any] = {
+        "profile": "device",
+        "operation": "ir",
+        "credential": "code:1",
+        "state": TransactionState.unconfirmed,
+        "nonce": os.urandom(16),
+        "first_request": os.urandom(32),
+        "first_reply": os.urandom(1500),
+        "created": NOW,
+        "confirm_by": NOW + timedelta(minutes=10),
+    }
+    return Transaction(transaction_id=transaction_id, **(fields | changes))
+
+
+def certificate(of: Transaction, **changes: Any) -> IssuedCertificate:
+    """An unconfirmed certificate of a transaction; any field can be given."""
+    fields: dict[str, Any] = {
+        "serial": int.from_bytes(os.urandom(16)),
+        "der": os.urandom(600),
+        "issuer": "local",
+        "profile": of.profile,
+        "subject": "CN=device-1",
+        "not_after": FAR,
+        "transaction_id": of.transaction_id,
+        "cert_req_id": 0,
+        "status": CertificateStatus.unconfirmed,
+        "issued_at": NOW,
+    }
+    return IssuedCertificate(**(fields | changes))
+
+
+async def issue(store: AdminStore, code: int | None = None, **changes: Any) -> tuple[Transaction, IssuedCertificate]:
+    """Keep one new transaction with one certificate."""
+    new = transaction(**changes)
+    one = certificate(new)
+    await store.issued(new, [one], code=code, now=NOW)
+    return new, one
+
+
+async def make_code(store: AdminStore, reference: str = "ref", **changes: Any) -> EnrollmentCode:
+    """Keep one enrollment code of the profile `device`, with one use unless said otherwise."""
+    fields: dict[str, Any] = {"secret": b"s3cret", "uses": 1, "expires": None, "now": NOW}
+    return await store.create_code("device", reference, **(fields | changes))
+
+
+async def attempt(store: AdminStore, code: int, tasks: int) -> int:
+    """Have so many tasks consume a code at the same time; return how many were let."""
+
+    async def one() -> bool:
+        try:
+            await issue(store, code)
+        except CodeUnusable:
+            return False
+        return True
+
+    return sum(await asyncio.gather(*(one() for _ in range(tasks))))
+
+
+def contend(url: str, code: int, tasks: int) -> None:
+    """What another process does: say that it is there, wait for the start, then consume a code; print how often."""
+
+    async def main() -> int:
+        store = await open_store(url, base=Path("/"), key=KEY)
+        sys.stdout.write("there\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        succeeded = await attempt(store, code, tasks)
+        await store.close()
+        return succeeded
+
+    sys.stdout.write(json.dumps(asyncio.run(main())))
+
+
+class StoreContract:
+    """The suite."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        """The `[store] url` of an empty store, good for absolute use."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def reopen(self, url: str) -> AsyncIterator[Open]:
+        """Opens the store, as often as asked; all are closed in the end."""
+        opened: list[AdminStore] = []
+
+        async def another() -> AdminStore:
+            opened.append(await open_store(url, base=Path("/"), key=KEY))
+            return opened[-1]
+
+        yield another
+        for store in opened:
+            await store.close()
+
+    @pytest.fixture
+    async def store(self, reopen: Open) -> AdminStore:
+        return await reopen()
+
+    # Transactions
+
+    async def test_what_is_unknown_is_none(self, store: AdminStore) -> None:
+        assert await store.transaction(b"x" * 16) is None
+        assert await store.code("device", b"ref") is None
+        assert await store.certificate(7) is None
+        assert await store.certificates_of(b"x" * 16) == ()
+
+    async def test_an_issued_transaction_comes_back_whole(self, store: AdminStore, reopen: Open) -> None:
+        new = transaction(operation="kur", credential="cert:" + "ab" * 32)
+        one = certificate(new, subject="CN=Gerät 7,O=Beispiel")
+        await store.issued(new, [one], code=None, now=NOW)
+        for reader in (store, await reopen()):
+            assert await reader.transaction(new.transaction_id) == new
+            assert await reader.certificate(one.serial) == one
+            assert await reader.certificates_of(new.transaction_id) == (one,)
+
+    async def test_a_transaction_of_every_state_and_without_options_comes_back(self, store: AdminStore) -> None:
+        for state in TransactionState:
+            new = transaction(state=state, confirm_by=None)
+            await store.refused(new)
+            assert await store.transaction(new.transaction_id) == new
+
+    async def test_an_ended_transaction_may_be_issued_at_once(self, store: AdminStore) -> None:
+        """implicitConfirm: the certificate is valid with the first answer."""
+        new = transaction(state=TransactionState.confirmed, confirm_by=None)
+        one = certificate(new, status=CertificateStatus.valid)
+        await store.issued(new, [one], code=None, now=NOW)
+        assert await store.certificates_of(new.transaction_id) == (one,)
+
+    async def test_certificates_come_in_the_order_of_cert_req_id(self, store: AdminStore) -> None:
+        new = transaction()
+        many = [certificate(new, cert_req_id=number) for number in (3, 0, 2, 1)]
+        await store.issued(new, many, code=None, now=NOW)
+        assert await store.certificates_of(new.transaction_id) == tuple(sorted(many, key=lambda one: one.cert_req_id))
+
+    async def test_a_transaction_without_certificates_has_none(self, store: AdminStore) -> None:
+        new = transaction(state=TransactionState.refused, confirm_by=None)
+        await store.refused(new)
+        assert await store.certificates_of(new.transaction_id) == ()
+
+    @pytest.mark.parametrize(
+        "transaction_id", [b"", b"\x00", b"\x00" * 16, b"\xff" * 64], ids=["empty", "0", "zeros", "long"]
+    )
+    async def test_transaction_ids_of_any_length_are_told_apart(self, store: AdminStore, transaction_id: bytes) -> None:
+        new = transaction(transaction_id)
+        await store.refused(new)
+        assert await store.transaction(transaction_id) == new
+        assert await store.transaction(transaction_id + b"\x00") is None
+
+    async def test_a_transaction_id_is_taken_once(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=5)
+        first, one = await issue(store, code.id)
+        again = transaction(first.transaction_id)
+        other = certificate(again)
+        with pytest.raises(TransactionExists):
+            await store.issued(again, [other], code=code.id, now=NOW)
+        with pytest.raises(TransactionExists):
+            await store.refused(again)
+        assert await store.transaction(first.transaction_id) == first
+        assert await store.certificates_of(first.transaction_id) == (one,)
+        assert await store.certificate(other.serial) is None
+        assert (await store.codes())[0].used == 1
+
+    async def test_of_many_that_take_one_transaction_id_at_once_one_gets_it(
+        self, store: AdminStore, reopen: Open
+    ) -> None:
+        second = await reopen()
+        rivals = [transaction(b"t" * 16) for _ in range(20)]
+        certificates = [certificate(rival) for rival in rivals]
+        results = await asyncio.gather(
+            *(
+                (store, second)[number % 2].issued(rival, [one], code=None, now=NOW)
+                for number, (rival, one) in enumerate(zip(rivals, certificates, strict=True))
+            ),
+            return_exceptions=True,
+        )
+        winner = results.index(None)
+        assert sum(isinstance(result, TransactionExists) for result in results) == 19
+        assert await store.transaction(b"t" * 16) == rivals[winner]
+        assert await store.certificates(100) == [certificates[winner]]
+
+    async def test_a_serial_number_that_is_there_already_changes_nothing(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=5)
+        _, one = await issue(store, code.id)
+        new = transaction()
+        with pytest.raises(StoreUnavailable):
+            await store.issued(new, [certificate(new), certificate(new, serial=one.serial)], code=code.id, now=NOW)
+        assert await store.transaction(new.transaction_id) is None
+        assert await store.certificates(100) == [one]
+        assert (await store.codes())[0].used == 1
+
+    @pytest.mark.parametrize("serial", [0, 1, 2**128 - 1, 2**159, 2**160 - 1])
+    async def test_serial_numbers_of_up_to_twenty_octets(self, store: AdminStore, serial: int) -> None:
+        """RFC 5280 §4.1.2.2."""
+        new = transaction()
+        one = certificate(new, serial=serial)
+        await store.issued(new, [one], code=None, now=NOW)
+        assert await store.certificate(serial) == one
+
+    @pytest.mark.parametrize("serial", [-1, 2**160, 2**4000])
+    async def test_serial_numbers_that_cannot_be_are_unknown(self, store: AdminStore, serial: int) -> None:
+        assert await store.certificate(serial) is None
+        assert await store.revoke(Revocation(serial, RevocationReason.superseded, NOW)) is False
+
+    # advance
+
+    async def advance(self, store: AdminStore, of: Transaction, state: TransactionState, **changes: Any) -> None:
+        fields: dict[str, Any] = {
+            "seen": TransactionState.unconfirmed,
+            "nonce": b"N" * 16,
+            "request": b"Q" * 32,
+            "reply": b"P" * 900,
+        }
+        await store.advance(of.transaction_id, state=state, **(fields | changes))
+
+    async def test_a_confirmed_certificate_is_valid(self, store: AdminStore, reopen: Open) -> None:
+        new, one = await issue(store)
+        await self.advance(store, new, TransactionState.confirmed, confirmed=[one.serial])
+        for reader in (store, await reopen()):
+            assert await reader.transaction(new.transaction_id) == replace(
+                new,
+                state=TransactionState.confirmed,
+                nonce=b"N" * 16,
+                last_request=b"Q" * 32,
+                last_reply=b"P" * 900,
+            )
+            assert await reader.certificate(one.serial) == replace(one, status=CertificateStatus.valid)
+
+    async def test_some_confirmed_some_rejected(self, store: AdminStore) -> None:
+        new = transaction()
+        kept, gone = certificate(new, cert_req_id=0), certificate(new, cert_req_id=1)
+        await store.issued(new, [kept, gone], code=None, now=NOW)
+        revocation = Revocation(gone.serial, RevocationReason.cessationOfOperation, NOW + SECOND)
+        await self.advance(store, new, TransactionState.rejected, confirmed=[kept.serial], revoked=[revocation])
+        assert await store.certificates_of(new.transaction_id) == (
+            replace(kept, status=CertificateStatus.valid),
+            replace(
+                gone,
+                status=CertificateStatus.revoked,
+                revoked_at=NOW + SECOND,
+                reason=RevocationReason.cessationOfOperation,
+            ),
+        )
+        assert await store.revoked("local") == (revocation,)
+        assert await store.revocation_count("local") == 1
+
+    async def test_a_transaction_that_is_not_in_the_seen_state_stays(self, store: AdminStore) -> None:
+        new, one = await issue(store)
+        await self.advance(store, new, TransactionState.confirmed, confirmed=[one.serial])
+        moved = await store.transaction(new.transaction_id)
+        with pytest.raises(TransactionMoved):
+            await self.advance(
+                store,
+                new,
+                TransactionState.rejected,
+                nonce=b"X" * 16,
+                revoked=[Revocation(one.serial, RevocationReason.unspecified, NOW)],
+            )
+        assert await store.transaction(new.transaction_id) == moved
+        assert await store.certificate(one.serial) == replace(one, status=CertificateStatus.valid)
+        with pytest.raises(TransactionMoved):
+            await self.advance(store, transaction(), TransactionState.confirmed)
+
+    async def test_of_many_that_move_a_transaction_at_once_one_does(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        new, _ = await issue(store)
+        results = await asyncio.gather(
+            *(
+                self.advance((store, second)[number % 2], new, TransactionState.confirmed, nonce=bytes([number]))
+                for number in range(20)
+            ),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, TransactionMoved) for result in results) == 19
+        moved = await store.transaction(new.transaction_id)
+        assert moved is not None
+        assert moved.nonce == bytes([results.index(None)])
+
+    async def test_a_certificate_revoked_meanwhile_does_not_become_valid(self, store: AdminStore) -> None:
+        new, one = await issue(store)
+        assert await store.revoke(Revocation(one.serial, RevocationReason.keyCompromise, NOW))
+        await self.advance(store, new, TransactionState.confirmed, confirmed=[one.serial])
+        kept = await store.certificate(one.serial)
+        assert kept is not None
+        assert kept.status is CertificateStatus.revoked
+
+    # Enrollment codes
+
+    async def test_a_code_comes_back_with_its_secret(self, store: AdminStore, reopen: Open) -> None:
+        made = await make_code(store, "Gerät-7", secret=b"\x00\xffsecret", uses=3, expires=NOW + 60 * SECOND)
+        assert made.secret == b"\x00\xffsecret"
+        assert (made.uses, made.used, made.created, made.expires) == (3, 0, NOW, NOW + 60 * SECOND)
+        for reader in (store, await reopen()):
+            assert await reader.code("device", "Gerät-7".encode()) == made
+
+    async def test_a_code_is_found_by_its_own_profile_and_reference_only(self, store: AdminStore) -> None:
+        await make_code(store, "ref")
+        assert await store.code("other", b"ref") is None
+        assert await store.code("device", b"re") is None
+        assert await store.code("device", b"REF") is None
+        assert await store.code("device", b"ref\x00") is None
+        assert await store.code("device", b"\xff\xfe not UTF-8") is None
+
+    async def test_a_reference_is_taken_once_in_a_profile(self, store: AdminStore) -> None:
+        made = await make_code(store, "ref")
+        with pytest.raises(ReferenceTaken):
+            await make_code(store, "ref", secret=b"another")
+        assert await store.code("device", b"ref") == made
+        other = await store.create_code("server", "ref", b"another", None, None, NOW)
+        assert other.id != made.id
+        assert await store.code("server", b"ref") == other
+
+    async def test_codes_are_listed_without_their_secrets(self, store: AdminStore) -> None:
+        first = await make_code(store, "a")
+        second = await store.create_code("server", "b", b"other", None, None, NOW)
+        assert await store.codes() == [replace(first, secret=b""), replace(second, secret=b"")]
+        assert await store.codes("server") == [replace(second, secret=b"")]
+        assert await store.codes("none") == []
+
+    async def test_a_use_is_counted(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=2)
+        await issue(store, code.id)
+        found = await store.code("device", b"ref")
+        assert found is not None
+        assert found.used == 1
+
+    async def test_nothing_of_a_call_with_an_unusable_code_is_kept(self, store: AdminStore) -> None:
+        used_up = await make_code(store, "used")
+        await issue(store, used_up.id)
+        revoked = await make_code(store, "revoked")
+        assert await store.revoke_code("device", "revoked", NOW) is True
+        expired = await make_code(store, "expired", expires=NOW)
+        before = await store.codes()
+        for code in (used_up.id, revoked.id, expired.id, 4711):
+            new = transaction()
+            one = certificate(new)
+            with pytest.raises(CodeUnusable):
+                await store.issued(new, [one], code=code, now=NOW)
+            assert await store.transaction(new.transaction_id) is None
+            assert await store.certificate(one.serial) is None
+            await store.refused(new)  # the transactionID is free
+        assert await store.codes() == before
+
+    async def test_a_code_is_good_until_the_second_it_expires(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=None, expires=NOW + SECOND)
+        new = transaction()
+        await store.issued(new, [], code=code.id, now=NOW + timedelta(milliseconds=999))
+        new = transaction()
+        with pytest.raises(CodeUnusable):
+            await store.issued(new, [], code=code.id, now=NOW + SECOND)
+
+    async def test_a_code_is_revoked_once(self, store: AdminStore) -> None:
+        await make_code(store)
+        assert await store.revoke_code("device", "nobody", NOW) is False
+        assert await store.revoke_code("other", "ref", NOW) is False
+        assert await store.revoke_code("device", "ref", NOW) is True
+        assert await store.revoke_code("device", "ref", NOW) is False
+        found = await store.code("device", b"ref")
+        assert found is not None
+        assert found.revoked
+        assert found.refusal(NOW) is not None
+
+    @pytest.mark.parametrize("uses", [1, 7])
+    async def test_a_code_of_n_uses_is_good_for_n_of_fifty_at_once(self, store: AdminStore, uses: int) -> None:
+        code = await make_code(store, uses=uses)
+        assert await attempt(store, code.id, 50) == uses
+        assert (await store.codes())[0].used == uses
+        assert len(await store.certificates(100)) == uses
+
+    async def test_a_code_without_limit_is_good_for_all(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=None)
+        assert await attempt(store, code.id, 50) == 50
+        assert (await store.codes())[0].used == 50
+
+    @pytest.mark.parametrize("uses", [1, 7])
+    async def test_a_code_of_n_uses_is_good_for_n_across_processes(
+        self, store: AdminStore, url: str, uses: int
+    ) -> None:
+        code = await make_code(store, uses=uses)
+        command = f"from tests.contract.store import contend; contend({url!r}, {code.id}, 50)"
+        rivals = [
+            subprocess.Popen(
+                [sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            )
+            for _ in range(2)
+        ]
+        for rival in rivals:
+            assert rival.stdout is not None
+            assert rival.stdout.readline() == "there\n"
+        for rival in rivals:
+            assert rival.stdin is not None
+            rival.stdin.write("go\n")
+            rival.stdin.flush()
+        succeeded = await attempt(store, code.id, 50)
+        for rival in rivals:
+            output, _ = await asyncio.to_thread(rival.communicate)
+            assert rival.returncode == 0
+            succeeded += json.loads(output)
+        assert succeeded == uses
+        assert (await store.codes())[0].used == uses
+        assert len(await store.certificates(1000)) == uses
+
+    # expire, forget
+
+    async def test_an_overdue_transaction_expires_and_its_certificates_are_revoked(self, store: AdminStore) -> None:
+        new = transaction(confirm_by=NOW + 60 * SECOND)
+        pair = [certificate(new, cert_req_id=number) for number in (0, 1)]
+        await store.issued(new, pair, code=None, now=NOW)
+        later, _ = await issue(store, confirm_by=NOW + 61 * SECOND)
+        assert await store.expire(NOW + 59 * SECOND) == ()
+        serials = (pair[0].serial, pair[1].serial)
+        assert await store.expire(NOW + 60 * SECOND) == (Expired(new.transaction_id, "device", serials),)
+        assert await store.expire(NOW + 60 * SECOND) == ()
+        assert await store.transaction(new.transaction_id) == replace(new, state=TransactionState.expired)
+        assert await store.transaction(later.transaction_id) == later
+        for one in pair:
+            assert await store.certificate(one.serial) == replace(
+                one,
+                status=CertificateStatus.revoked,
+                revoked_at=NOW + 60 * SECOND,
+                reason=RevocationReason.unspecified,
+            )
+        assert {one.serial for one in await store.revoked("local")} == set(serials)
+        assert await store.revocation_count("local") == 2
+        with pytest.raises(TransactionMoved):
+            await self.advance(store, new, TransactionState.confirmed)
+
+    async def test_expire_leaves_what_has_ended_or_has_no_deadline(self, store: AdminStore) -> None:
+        confirmed, _ = await issue(store)
+        await self.advance(store, confirmed, TransactionState.confirmed)
+        await store.refused(transaction(state=TransactionState.refused))
+        await issue(store, confirm_by=None)
+        assert await store.expire(FAR) == ()
+
+    async def test_expire_names_only_the_serials_it_has_revoked(self, store: AdminStore) -> None:
+        new = transaction()
+        revoked, left = certificate(new, cert_req_id=0), certificate(new, cert_req_id=1)
+        await store.issued(new, [revoked, left], code=None, now=NOW)
+        await store.revoke(Revocation(revoked.serial, RevocationReason.keyCompromise, NOW))
+        assert await store.expire(FAR) == (Expired(new.transaction_id, "device", (left.serial,)),)
+        kept = await store.certificate(revoked.serial)
+        assert kept is not None
+        assert (kept.reason, kept.revoked_at) == (RevocationReason.keyCompromise, NOW)
+
+    async def test_a_great_many_overdue_transactions_expire_in_several_calls(self, store: AdminStore) -> None:
+        await asyncio.gather(*(issue(store) for _ in range(250)))
+        calls = []
+        while ended := await store.expire(FAR):
+            calls.append(len(ended))
+        assert sum(calls) == 250
+        assert len(calls) > 1
+        assert await store.revocation_count("local") == 250
+
+    async def test_old_ended_transactions_are_forgotten_but_not_their_certificates(self, store: AdminStore) -> None:
+        old, one = await issue(store, created=NOW - 2 * SECOND)
+        await self.advance(store, old, TransactionState.confirmed, confirmed=[one.serial])
+        waiting, _ = await issue(store, created=NOW - 2 * SECOND)
+        recent = transaction(state=TransactionState.refused)
+        await store.refused(recent)
+        assert await store.forget(NOW - 2 * SECOND) == 0
+        assert await store.forget(NOW) == 1
+        assert await store.transaction(old.transaction_id) is None
+        assert await store.certificates_of(old.transaction_id) == ()
+        assert await store.certificate(one.serial) == replace(one, status=CertificateStatus.valid)
+        assert await store.transaction(waiting.transaction_id) == waiting
+        assert await store.transaction(recent.transaction_id) == recent
+
+    async def test_a_great_many_are_forgotten_and_those_who_wait_do_not_hinder(self, store: AdminStore) -> None:
+        """More transactions in the way than one step looks at, while others write."""
+        await asyncio.gather(*(issue(store, created=NOW - SECOND) for _ in range(230)))
+        ended = [transaction(state=TransactionState.refused, created=NOW - SECOND) for _ in range(230)]
+        await asyncio.gather(*(store.refused(one) for one in ended))
+        forgotten, *_ = await asyncio.gather(store.forget(NOW), *(issue(store) for _ in range(20)))
+        assert forgotten == 230
+        assert await store.transaction(ended[-1].transaction_id) is None
+        assert await store.forget(NOW) == 0
+
+    # Revocation
+
+    async def test_a_certificate_is_revoked_once(self, store: AdminStore, reopen: Open) -> None:
+        _, one = await issue(store)
+        assert await store.revocation_count("local") == 0
+        revocation = Revocation(one.serial, RevocationReason.keyCompromise, NOW + SECOND)
+        assert await store.revoke(revocation) is True
+        assert await store.revoke(Revocation(one.serial, RevocationReason.superseded, NOW + 2 * SECOND)) is False
+        assert await store.revoke(Revocation(4711, RevocationReason.superseded, NOW)) is False
+        for reader in (store, await reopen()):
+            assert await reader.certificate(one.serial) == replace(
+                one,
+                status=CertificateStatus.revoked,
+                revoked_at=NOW + SECOND,
+                reason=RevocationReason.keyCompromise,
+            )
+            assert await reader.revoked("local") == (revocation,)
+            assert await reader.revocation_count("local") == 1
+
+    async def test_revocations_are_kept_apart_by_issuer_and_left_out_once_expired(self, store: AdminStore) -> None:
+        new = transaction()
+        ours = certificate(new, cert_req_id=0)
+        theirs = certificate(new, cert_req_id=1, issuer="upstream")
+        past = certificate(new, cert_req_id=2, not_after=datetime(2020, 1, 1, tzinfo=UTC))
+        await store.issued(new, [ours, theirs, past], code=None, now=NOW)
+        for one in (ours, theirs, past):
+            await store.revoke(Revocation(one.serial, RevocationReason.superseded, NOW))
+        assert [one.serial for one in await store.revoked("local")] == [ours.serial]
+        assert [one.serial for one in await store.revoked("upstream")] == [theirs.serial]
+        assert await store.revoked("nobody") == ()
+        assert await store.revocation_count("local") == 2
+        assert await store.revocation_count("upstream") == 1
+        assert await store.revocation_count("nobody") == 0
+
+    async def test_crl_numbers_only_grow(self, store: AdminStore, reopen: Open) -> None:
+        """RFC 5280 §5.2.3: monotonically increasing, across restarts and processes, each issuer its own."""
+        numbers = [await store.next_crl_number("local") for _ in range(3)]
+        second = await reopen()
+        numbers += [await second.next_crl_number("local"), await store.next_crl_number("local")]
+        await second.close()
+        await store.close()
+        third = await reopen()
+        numbers += await asyncio.gather(*(third.next_crl_number("local") for _ in range(20)))
+        assert numbers == sorted(set(numbers))
+        assert min(numbers) > 0
+        assert await third.next_crl_number("other") < numbers[-1]
+
+    # Certificates, for the operator
+
+    async def test_certificates_are_listed_newest_first(self, store: AdminStore) -> None:
+        made = [(await issue(store, profile=profile))[1] for profile in ("device", "server", "device")]
+        await store.revoke(Revocation(made[0].serial, RevocationReason.superseded, NOW))
+        everything = [one.serial for one in await store.certificates(10)]
+        assert everything == [one.serial for one in reversed(made)]
+        assert [one.serial for one in await store.certificates(2)] == everything[:2]
+        assert [one.serial for one in await store.certificates(10, "server")] == [made[1].serial]
+        found = await store.certificates(10, "device", CertificateStatus.revoked)
+        assert [one.serial for one in found] == [made[0].serial]
+        assert await store.certificates(10, status=CertificateStatus.valid) == []
+
+    # Life and death
+
+    async def test_ready_when_it_can_be_written_to(self, store: AdminStore) -> None:
+        for _ in range(3):
+            await store.ready()
+
+    async def test_two_stores_on_one_place_see_each_other_at_once(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        for writer, reader in ((store, second), (second, store)) * 3:
+            new, one = await issue(writer)
+            assert await reader.transaction(new.transaction_id) == new
+            await self.advance(reader, new, TransactionState.confirmed, confirmed=[one.serial])
+            assert (await writer.certificates_of(new.transaction_id))[0].status is CertificateStatus.valid
+
+    async def test_a_cancelled_caller_harms_nobody(self, store: AdminStore) -> None:
+        others = [transaction() for _ in range(10)]
+        tasks = [asyncio.create_task(store.refused(other)) for other in others]
+        for turns in range(10):
+            given_up = asyncio.create_task(store.refused(transaction()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            with suppress(asyncio.CancelledError):  # a fast disk may have been faster
+                await given_up
+        await asyncio.gather(*tasks)
+        for other in others:
+            assert await store.transaction(other.transaction_id) == other
+        await store.ready()
+
+    async def test_closing_finishes_what_waits_and_refuses_what_comes(self, store: AdminStore, reopen: Open) -> None:
+        waiting = [transaction() for _ in range(5)]
+        tasks = [asyncio.create_task(store.refused(one)) for one in waiting]
+        await asyncio.sleep(0)
+        await store.close()
+        await asyncio.gather(*tasks)
+        for call in (store.refused(transaction()), store.transaction(b"x"), store.ready(), store.codes()):
+            with pytest.raises(StoreUnavailable):
+                await call
+        await store.close()
+        second = await reopen()
+        for one in waiting:
+            assert await second.transaction(one.transaction_id) == one
+
+    async def test_no_secret_and_no_key_in_what_is_printed(self, store: AdminStore) -> None:
+        made = await make_code(store, secret=b"hunter2hunter2")
+        shown = repr(store) + str(store) + repr(made) + repr(await store.code("device", b"ref")) + repr(vars(store))
+        with pytest.raises(ReferenceTaken) as raised:
+            await make_code(store, secret=b"hunter2hunter2")
+        shown += repr(raised.value)
+        assert "hunter2" not in shown
+        assert repr(KEY) not in shown

@@ -1,0 +1,212 @@
+"""Any sequence of calls leaves the SQLite store as a dictionary would be: hypothesis looks for one that does not."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cmpd.exchange import (
+    CertificateStatus,
+    EnrollmentCode,
+    IssuedCertificate,
+    RevocationReason,
+    Transaction,
+    TransactionState,
+)
+from cmpd.ports import CodeUnusable, Revocation, TransactionExists, TransactionMoved
+from cmpd.store.sqlite import SQLiteStore
+from tests.contract.store import KEY, NOW, certificate, transaction
+
+T = TypeVar("T")
+IDS = st.sampled_from([bytes([number]) * 16 for number in range(6)])
+SERIALS = st.sampled_from([0, 1, 2**127, 2**160 - 1, 77, 78])
+CODES = st.sampled_from(["a", "b"])
+TIMES = st.integers(0, 30).map(lambda seconds: NOW + timedelta(seconds=seconds))
+ENDED = st.sampled_from([TransactionState.confirmed, TransactionState.rejected])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The store beside three dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        self.transactions: dict[bytes, Transaction] = {}
+        self.certificates: dict[int, IssuedCertificate] = {}
+        self.codes: dict[str, EnrollmentCode] = {}
+        self.revocations = 0
+        self.crl_number = 0
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    @initialize()
+    def open(self) -> None:
+        self.store = self.run(SQLiteStore.open(self.folder / "cmpd.db", KEY))
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.close())
+        self.open()
+
+    @rule(reference=CODES, uses=st.sampled_from([None, 1, 2]), expires=st.none() | TIMES)
+    def create_code(self, reference: str, uses: int | None, expires: Any) -> None:
+        if reference not in self.codes:
+            self.codes[reference] = self.run(
+                self.store.create_code("device", reference, reference.encode(), uses, expires, NOW)
+            )
+
+    @rule(reference=CODES)
+    def revoke_code(self, reference: str) -> None:
+        code = self.codes.get(reference)
+        fresh = code is not None and not code.revoked
+        assert self.run(self.store.revoke_code("device", reference, NOW)) is fresh
+        if code is not None:
+            self.codes[reference] = replace(code, revoked=True)
+
+    @rule(
+        transaction_id=IDS,
+        serials=st.lists(SERIALS, unique=True, max_size=3),
+        reference=st.none() | CODES,
+        now=TIMES,
+        confirm_by=TIMES,
+        created=TIMES,
+    )
+    def issued(
+        self, transaction_id: bytes, serials: list[int], reference: str | None, now: Any, confirm_by: Any, created: Any
+    ) -> None:
+        code = self.codes.get(reference) if reference else None
+        new = transaction(transaction_id, confirm_by=confirm_by, created=created)
+        fresh = [serial for serial in serials if serial not in self.certificates]
+        ones = [certificate(new, serial=serial, cert_req_id=number) for number, serial in enumerate(fresh)]
+        call = self.store.issued(new, ones, code=None if code is None else code.id, now=now)
+        if transaction_id in self.transactions:
+            self.expect(TransactionExists, call)
+        elif code is not None and code.refusal(now):
+            self.expect(CodeUnusable, call)
+        else:
+            self.run(call)
+            self.transactions[transaction_id] = new
+            self.certificates |= {one.serial: one for one in ones}
+            if code is not None:
+                self.codes[code.reference] = replace(code, used=code.used + 1)
+
+    @rule(transaction_id=IDS, state=ENDED, at=TIMES)
+    def advance(self, transaction_id: bytes, state: TransactionState, at: Any) -> None:
+        mine = [one for one in self.certificates.values() if one.transaction_id == transaction_id]
+        old = self.transactions.get(transaction_id)
+        confirmed, revoked = (mine, []) if state is TransactionState.confirmed else ([], mine)
+        call = self.store.advance(
+            transaction_id,
+            seen=TransactionState.unconfirmed,
+            state=state,
+            nonce=b"n",
+            request=b"q",
+            reply=b"p",
+            confirmed=[one.serial for one in confirmed],
+            revoked=[Revocation(one.serial, RevocationReason.superseded, at) for one in revoked],
+        )
+        if old is None or old.state is not TransactionState.unconfirmed:
+            self.expect(TransactionMoved, call)
+            return
+        self.run(call)
+        self.transactions[transaction_id] = replace(old, state=state, nonce=b"n", last_request=b"q", last_reply=b"p")
+        for one in confirmed:
+            if one.status is CertificateStatus.unconfirmed:
+                self.certificates[one.serial] = replace(one, status=CertificateStatus.valid)
+        for one in revoked:
+            self.revoke_in_model(one.serial, RevocationReason.superseded, at)
+
+    @rule(serial=SERIALS, at=TIMES)
+    def revoke(self, serial: int, at: Any) -> None:
+        known = self.run(self.store.revoke(Revocation(serial, RevocationReason.keyCompromise, at)))
+        assert known is self.revoke_in_model(serial, RevocationReason.keyCompromise, at)
+
+    @rule(now=TIMES)
+    def expire(self, now: Any) -> None:
+        due = {
+            key: one
+            for key, one in self.transactions.items()
+            if one.state is TransactionState.unconfirmed and one.confirm_by is not None and one.confirm_by <= now
+        }
+        expired = self.run(self.store.expire(now))
+        assert {one.transaction_id for one in expired} == set(due)
+        for one in expired:
+            self.transactions[one.transaction_id] = replace(due[one.transaction_id], state=TransactionState.expired)
+            mine = [serial for serial, other in self.certificates.items() if other.transaction_id == one.transaction_id]
+            revoked = {serial for serial in mine if self.revoke_in_model(serial, RevocationReason.unspecified, now)}
+            assert set(one.serials) == revoked
+
+    @rule(before=TIMES)
+    def forget(self, before: Any) -> None:
+        gone = [
+            key
+            for key, one in self.transactions.items()
+            if one.state is not TransactionState.unconfirmed and one.created < before
+        ]
+        assert self.run(self.store.forget(before)) == len(gone)
+        for key in gone:
+            del self.transactions[key]
+            # what is issued under the transactionID from now on is another transaction's
+            for serial, one in self.certificates.items():
+                if one.transaction_id == key:
+                    self.certificates[serial] = replace(one, transaction_id=b"forgotten")
+
+    @rule()
+    def next_crl_number(self) -> None:
+        self.crl_number += 1
+        assert self.run(self.store.next_crl_number("local")) == self.crl_number
+
+    @invariant()
+    def all_is_as_in_the_model(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for key, one in self.transactions.items():
+            assert self.run(self.store.transaction(key)) == one
+            mine = tuple(c for c in self.certificates.values() if c.transaction_id == key)
+            assert self.run(self.store.certificates_of(key)) == mine
+        listed = self.run(self.store.certificates(1000))
+        assert {one.serial: replace(one, transaction_id=b"") for one in listed} == {
+            serial: replace(one, transaction_id=b"") for serial, one in self.certificates.items()
+        }
+        assert {code.reference: code for code in self.run(self.store.codes())} == {
+            reference: replace(code, secret=b"") for reference, code in self.codes.items()
+        }
+        assert {one.serial for one in self.run(self.store.revoked("local"))} == {
+            serial for serial, one in self.certificates.items() if one.status is CertificateStatus.revoked
+        }
+        assert self.run(self.store.revocation_count("local")) == self.revocations
+
+    def revoke_in_model(self, serial: int, reason: RevocationReason, at: Any) -> bool:
+        one = self.certificates.get(serial)
+        if one is None or one.status is CertificateStatus.revoked:
+            return False
+        self.certificates[serial] = replace(one, status=CertificateStatus.revoked, revoked_at=at, reason=reason)
+        self.revocations += 1
+        return True
+
+    def expect(self, refusal: type[Exception], call: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self.run(call)
+        except refusal:
+            return
+        raise AssertionError(f"{refusal.__name__} was due")
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.run(self.store.close())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
