@@ -1,0 +1,5 @@
+"""`python -m cmpd` is `cmpd`."""
+
+from cmpd.cli import main
+
+main()

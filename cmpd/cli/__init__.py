@@ -1,0 +1,267 @@
+"""The command `cmpd`: names, options and help texts. What a command does is in the modules beside this one.
+
+They are imported when their command runs, so that `cmpd --help` and a wrong option are answered at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmpd.cli.output import OperatorError, plain
+
+DEFAULT_CONFIG = Path("/etc/cmpd/cmpd.toml")
+
+app = typer.Typer(
+    name="cmpd",
+    help="A CMP server: issues and renews certificates over RFC 9810, RFC 9483 and RFC 9811.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+code = typer.Typer(help="Enrollment codes, the shared secrets of a first enrollment.", no_args_is_help=True)
+profile = typer.Typer(help="Certificate profiles.", no_args_is_help=True)
+ca = typer.Typer(help="The certificates of the issuing CA.", no_args_is_help=True)
+cert = typer.Typer(help="Issued certificates.", no_args_is_help=True)
+app.add_typer(code, name="code")
+app.add_typer(profile, name="profile")
+app.add_typer(ca, name="ca")
+app.add_typer(cert, name="cert")
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration; else CMPD_CONFIG, else /etc/cmpd/cmpd.toml."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Profile = Annotated[str, typer.Option("--profile", metavar="NAME", help="The profile's name.")]
+Directory = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to make.")]
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where to serve CMP; else 127.0.0.1:8829.")
+]
+AdminListen = Annotated[
+    str | None,
+    typer.Option("--admin-listen", metavar="HOST:PORT", help="Where to serve metrics and health; else 127.0.0.1:9829."),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exit status 1 and a line on standard error for what an operator can put right, 2 for misuse."""
+    try:
+        app(args=arguments, prog_name="cmpd")
+    except OperatorError as fault:
+        sys.stderr.write("".join(f"cmpd: {plain(line)}\n" for line in str(fault).split("\n")))
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  start-up time
+
+        try:
+            number = version("cmpd")
+        except PackageNotFoundError:
+            number = "(not installed as a package)"
+        sys.stdout.write(f"cmpd {number}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", envvar="CMPD_CONFIG", help="The configuration.")
+    ] = DEFAULT_CONFIG,
+    version: Annotated[  # noqa: ARG001  _version has answered it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj = config
+
+
+def _chosen(context: typer.Context, config: Path | None) -> Path:
+    chosen: Path = context.obj if config is None else config
+    return chosen
+
+
+@app.command()
+def quickstart(
+    directory: Directory = Path("cmpd-data"),
+    listen: Listen = None,
+    admin_listen: AdminListen = None,
+    json: Json = False,
+) -> None:
+    """Make a CA unless it is there, serve, and show how to enroll.
+
+    In a folder that is there already, --listen and --admin-listen hold for this run only.
+    """
+    from cmpd.cli import setup  # noqa: PLC0415  start-up time
+
+    setup.quickstart(directory, listen=listen, admin_listen=admin_listen, json=json)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to make.")],
+    listen: Listen = None,
+    admin_listen: AdminListen = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="How clients reach the service; else http:// and --listen."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make configuration, CA, database and profile; overwrite nothing."""
+    from cmpd.cli import setup  # noqa: PLC0415  start-up time
+
+    setup.init(directory, listen=listen, admin_listen=admin_listen, url=url, json=json)
+
+
+@app.command()
+def serve(context: typer.Context, config: Config = None) -> None:
+    """Serve until SIGTERM; SIGHUP loads the configuration anew."""
+    from cmpd.cli import service  # noqa: PLC0415  start-up time
+
+    service.serve(_chosen(context, config))
+
+
+@app.command()
+def check(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """Load everything as `serve` does and say what is wrong."""
+    from cmpd.cli import service  # noqa: PLC0415  start-up time
+
+    service.check(_chosen(context, config), json=json)
+
+
+@app.command()
+def show(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A PKIMessage: DER, PEM or base64; - is standard input.")],
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            "--secret",
+            metavar="SOURCE",
+            help="Check a MAC with env:NAME, file:PATH, prompt or pass:TEXT (visible in process lists).",
+        ),
+    ] = None,
+    trusted: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trusted", metavar="PEM", help="Check signature protection up to this CA certificate; repeatable."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a CMP message in words; check its protection."""
+    from cmpd.cli import message  # noqa: PLC0415  start-up time
+
+    message.show(file, secret=secret, trusted=trusted or [], json=json)
+
+
+@code.command("create")
+def code_create(
+    context: typer.Context,
+    profile: Profile,
+    uses: Annotated[
+        str, typer.Option("--uses", metavar="N", help="How many certificates it is good for, or `unlimited`.")
+    ] = "1",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="DURATION", help="How long it is good, or `never`.")
+    ] = "7d",
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="R", help="The name that the client sends; else a random one.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Make an enrollment code. Its secret is shown now and never again."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.create(_chosen(context, config), profile=profile, uses=uses, expires=expires, reference=reference, json=json)
+
+
+@code.command("list")
+def code_list(
+    context: typer.Context,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List enrollment codes, without their secrets."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.show_all(_chosen(context, config), profile=profile, json=json)
+
+
+@code.command("revoke")
+def code_revoke(
+    context: typer.Context,
+    reference: Annotated[str, typer.Option("--reference", metavar="R", help="The code's reference.")],
+    profile: Profile,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Revoke an enrollment code; certificates obtained with it stay valid."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.revoke(_chosen(context, config), profile=profile, reference=reference, json=json)
+
+
+@profile.command("list")
+def profile_list(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """List the profiles and their URLs."""
+    from cmpd.cli import service  # noqa: PLC0415  start-up time
+
+    service.profiles(_chosen(context, config), json=json)
+
+
+@ca.command("chain")
+def ca_chain(
+    context: typer.Context,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", metavar="NAME", help="The issuer, when there are several.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Print the CA certificates as PEM: issuing CA first, root last."""
+    from cmpd.cli import service  # noqa: PLC0415  start-up time
+
+    service.chain(_chosen(context, config), issuer=issuer, json=json)
+
+
+@cert.command("list")
+def cert_list(
+    context: typer.Context,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="STATUS", help="Only `unconfirmed`, `valid` or `revoked` ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 100,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List issued certificates, newest first."""
+    from cmpd.cli import certificates  # noqa: PLC0415  start-up time
+
+    certificates.show_all(_chosen(context, config), profile=profile, status=status, limit=limit, json=json)
+
+
+@cert.command("show")
+def cert_show(
+    context: typer.Context,
+    serial: Annotated[str, typer.Argument(metavar="SERIAL", help="The serial number in hexadecimal.")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show one issued certificate and print it as PEM."""
+    from cmpd.cli import certificates  # noqa: PLC0415  start-up time
+
+    certificates.show(_chosen(context, config), serial=serial, json=json)

@@ -1,0 +1,58 @@
+"""What commands share that work on a configuration: faults in an operator's words, store, profiles and their URLs."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+
+from cmpd.cli.output import OperatorError
+from cmpd.issuers import IssuerConfigError
+from cmpd.ports import IssuerFailure, IssuerUnavailable, StoreUnavailable
+from cmpd.profile import Profile, ProfileError, load_directory
+from cmpd.settings import Settings, SettingsError
+from cmpd.store import AdminStore, open_store
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Turn what an operator can put right into a `OperatorError`."""
+    try:
+        yield
+    except (SettingsError, ProfileError, IssuerConfigError) as error:
+        raise OperatorError(str(error)) from None
+    except (StoreUnavailable, IssuerUnavailable, IssuerFailure) as error:
+        raise OperatorError(str(error)) from None
+    except UnicodeEncodeError as error:
+        raise OperatorError(f"{error.object!a}: not UTF-8; write it in UTF-8") from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        raise OperatorError(f"{where}{error.strerror or error}") from None
+
+
+@asynccontextmanager
+async def store_of(settings: Settings) -> AsyncIterator[AdminStore]:
+    """The configured store, open for one command."""
+    store = await open_store(settings.store.url, base=settings.base, key=settings.store.key())
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def profiles_of(settings: Settings) -> Mapping[str, Profile]:
+    """The configured profiles by name. Raises ProfileError."""
+    return load_directory(settings.profiles.directory)
+
+
+def url_of(settings: Settings, profile: Profile) -> str:
+    """The profile's own URL, which nobody can guess."""
+    return f"{settings.server.url}/cmp/{profile.id}"
+
+
+def well_known_url_of(settings: Settings, profile: Profile) -> str:
+    """The profile's URL in the form of RFC 9811 §3.4."""
+    return f"{settings.server.url}/.well-known/cmp/p/{profile.name}"
+
+
+def now() -> datetime:
+    """The time now: aware, UTC, whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,87 @@
+"""`cmpd serve`, `check`, `profile list` and `ca chain`: what is served, and whether it can be."""
+
+import asyncio
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cmpd import daemon, issuers
+from cmpd.cli.operation import faults, profiles_of, url_of, well_known_url_of
+from cmpd.cli.output import OperatorError, plain, write, write_json, write_table
+from cmpd.settings import Settings
+
+
+def serve(path: Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    with faults():
+        daemon.serve(path)
+
+
+def check(path: Path, *, json: bool) -> None:
+    """Load everything as `serve` does."""
+    with faults():
+        loaded = daemon.check(path)
+    settings = loaded.settings
+    if json:
+        write_json(
+            {
+                "config": str(settings.path),
+                "listen": str(settings.server.listen),
+                "tls": None if settings.server.tls is None else str(settings.server.tls.listen),
+                "admin": str(settings.admin.listen),
+                "issuers": sorted(loaded.issuers),
+                "profiles": sorted(loaded.profiles),
+            }
+        )
+        return
+    write(
+        f"{settings.path} can be served.",
+        f"issuers   {', '.join(sorted(loaded.issuers))}",
+        f"profiles  {', '.join(sorted(loaded.profiles))}",
+    )
+
+
+def profiles(path: Path, *, json: bool) -> None:
+    """Print the profiles and their URLs."""
+    with faults():
+        settings = Settings.load(path)
+        known = profiles_of(settings)
+    rows = [
+        {
+            "name": profile.name,
+            "url": url_of(settings, profile),
+            "well_known_url": well_known_url_of(settings, profile),
+            "issuer": profile.issuer,
+        }
+        for profile in known.values()
+    ]
+    if json:
+        write_json(rows)
+    else:
+        write_table(
+            ("NAME", "ISSUER", "URL", "WELL-KNOWN URL"),
+            ((row["name"], row["issuer"], row["url"], row["well_known_url"]) for row in rows),
+            empty=f"There are no profiles in {settings.profiles.directory}.",
+        )
+
+
+def chain(path: Path, *, issuer: str | None, json: bool) -> None:
+    """Print an issuer's CA certificates, issuing CA first, root last."""
+    with faults():
+        settings = Settings.load(path)
+        names = sorted(settings.issuers)
+        if issuer is None:
+            if len(names) != 1:
+                there_are = f"there are {', '.join(names)}; choose one with --issuer" if names else "there is none"
+                raise OperatorError(f"{settings.path}: issuers: {there_are}")
+            issuer = names[0]
+        elif issuer not in names:
+            raise OperatorError(f"--issuer {plain(issuer)}: no such issuer; there are: {', '.join(names) or 'none'}")
+        loaded = issuers.load(issuer, settings.issuer_table(issuer), base=settings.base, url=settings.server.url)
+        certificates = asyncio.run(loaded.chain())
+    pems = [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode() for der in certificates]
+    if json:
+        write_json({"issuer": issuer, "certificates": pems})
+    else:
+        write("".join(pems).rstrip())

@@ -1,0 +1,459 @@
+"""The running service: start, reload, drain, stop; settings, issuers, profiles, store, responder and listeners joined.
+
+    load(settings)      everything that can be checked without a store and a socket; what `cmpd check` does
+    serve(path)         from start to stop; SIGHUP loads anew, SIGTERM and SIGINT stop
+
+A reload builds everything aside and swaps it in for the next request, or keeps the old and says why.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import sdnotify
+from prometheus_client import CollectorRegistry
+from structlog.typing import FilteringBoundLogger
+
+from cmpd import issuers
+from cmpd.exchange import Exchange
+from cmpd.http_transfer import Answer, CMPTransfer, Listener, Request, Service, segments, server_tls, text
+from cmpd.issuers import IssuerConfigError
+from cmpd.observe import Metrics, record, set_up_logging
+from cmpd.ports import CRLSource, Issuer, IssuerFailure, IssuerUnavailable, Store, StoreUnavailable
+from cmpd.profile import Profile, ProfileError, load_directory
+from cmpd.responder import Responder
+from cmpd.settings import Listen, Settings, SettingsError
+from cmpd.store import open_store
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 20.0
+"""How long a stop waits for requests in flight."""
+SWEEP_SECONDS = 5.0
+"""How often overdue transactions are ended."""
+FORGET_SECONDS = 3600.0
+"""How often transactions older than `[store] retention` are deleted."""
+READY_SECONDS = 5.0
+"""How long `/readyz` waits for the store."""
+SPARE_FILES = 64
+"""Open files that are not connections: database, listeners, libraries."""
+
+Adjust = Callable[[Settings], Settings]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration with everything it names, checked."""
+
+    settings: Settings
+    issuers: dict[str, Issuer]
+    profiles: dict[str, Profile]
+    tls: ssl.SSLContext | None
+    store_key: bytes
+
+
+def load(settings: Settings) -> Loaded:
+    """Load what the settings name: store key, TLS certificate, issuers, profiles; the store is not opened.
+
+    Raises SettingsError with one line for every fault.
+    """
+    faults: list[str] = []
+    file = settings.path
+    store_key = b""
+    try:
+        store_key = settings.store.key()
+    except SettingsError as error:
+        faults += error.faults
+    context = None
+    if (tls := settings.server.tls) is not None:
+        try:
+            context = server_tls(tls.certificate, tls.key)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            faults.append(
+                f"{file}: server.tls: {tls.certificate} with {tls.key}: {reason}; both must be PEM and belong together"
+            )
+    made: dict[str, Issuer] = {}
+    for name in settings.issuers:
+        try:
+            made[name] = issuers.load(name, settings.issuer_table(name), base=settings.base, url=settings.server.url)
+        except IssuerConfigError as error:
+            faults += (f"{file}: {fault}" for fault in error.faults)
+    profiles: dict[str, Profile] = {}
+    directory = settings.profiles.directory
+    try:
+        profiles = load_directory(directory)
+        if not profiles:
+            faults.append(f"{file}: profiles.directory: {directory} has no profile; put a file NAME.toml there")
+    except ProfileError as error:
+        faults += error.faults
+    for profile in profiles.values():
+        if profile.issuer not in settings.issuers:
+            known = ", ".join(sorted(settings.issuers)) or "none"
+            faults.append(
+                f"{directory / profile.name}.toml: issuer: {profile.issuer!r} is no section [issuers.NAME] of {file}; "
+                f"there are: {known}"
+            )
+    default = settings.profiles.default
+    if default is not None and profiles and default not in profiles:
+        faults.append(
+            f"{file}: profiles.default: {default!r} is no profile in {directory}; there are: {', '.join(profiles)}"
+        )
+    if faults:
+        raise SettingsError(faults)
+    return Loaded(settings, made, profiles, context, store_key)
+
+
+def responder_of(loaded: Loaded, store: Store, observe: Callable[[Exchange], None]) -> Responder:
+    """Make the responder of a configuration."""
+    return Responder(
+        profiles=loaded.profiles,
+        default=loaded.settings.profiles.default,
+        issuers=loaded.issuers,
+        store=store,
+        limits=loaded.settings.limits,
+        observe=observe,
+    )
+
+
+async def _prepare(responder: Responder, loaded: Loaded) -> None:
+    """Let the responder make what serving needs. Raises SettingsError."""
+    try:
+        await responder.prepare()
+    except (IssuerUnavailable, IssuerFailure) as error:
+        raise SettingsError([f"{loaded.settings.path}: issuers: {error}"]) from error
+
+
+def check(path: Path) -> Loaded:
+    """Load a configuration file exactly as `serve` does, without opening the store. Raises SettingsError."""
+    loaded = load(Settings.load(path))
+    responder = responder_of(loaded, cast("Store", None), lambda _: None)
+    asyncio.run(_prepare(responder, loaded))
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a daemon listens, ports resolved."""
+
+    cmp: Listen
+    tls: Listen | None
+    admin: Listen
+
+
+class Daemon:
+    """One running service."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        adjust: Adjust | None = None,
+        ready: Callable[[Addresses], None] | None = None,
+        drain_seconds: float = DRAIN_SECONDS,
+        sweep_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self._path = path
+        self._adjust = adjust
+        self._ready = ready
+        self._drain_seconds = drain_seconds
+        self._sweep_seconds = sweep_seconds
+        self._systemd = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._draining = False
+        self.metrics = Metrics(CollectorRegistry())
+        self._log: FilteringBoundLogger
+        self._loaded: Loaded
+        self._store: Store
+        self._transfer: CMPTransfer
+        self._admin: Listener
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop. Raises SettingsError or StoreUnavailable when it cannot start."""
+        loop = asyncio.get_running_loop()
+        loaded = load(self._settings())
+        settings = loaded.settings
+        self._log = set_up_logging(settings.log.format, settings.log.level)
+        _allow_connections(settings.limits.connections, self._log)
+        self._store = await open_store(settings.store.url, base=settings.base, key=loaded.store_key)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            responder = responder_of(loaded, self._store, self._observe)
+            await _prepare(responder, loaded)
+            self._transfer = CMPTransfer(self._service(loaded, responder), settings.limits, self._refused)
+            self._admin = Listener(self._administer, settings.limits, lambda *_: None)
+            try:
+                addresses = await self._listen(loaded)
+                self._loaded = loaded
+                self.metrics.loaded(loaded.profiles)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(signal.SIGHUP, self.reload)
+                tasks += map(
+                    loop.create_task,
+                    (
+                        self._reloading(),
+                        self._every(self._sweep_seconds, self._sweep),
+                        self._every(FORGET_SECONDS, self._forget),
+                        self._watchdog(),
+                    ),
+                )
+                self._log.info(
+                    "started",
+                    cmp=str(addresses.cmp),
+                    tls=str(addresses.tls or ""),
+                    admin=str(addresses.admin),
+                    profiles=", ".join(loaded.profiles),
+                )
+                self._notify("READY=1")
+                if self._ready is not None:
+                    self._ready(addresses)
+                await self._stop.wait()
+                self._notify("STOPPING=1")
+                self._log.info("stopping")
+            finally:
+                self._draining = True
+                if not await self._transfer.stop(self._drain_seconds):
+                    self._log.warning("requests were cut off", seconds=self._drain_seconds)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._admin.stop(1.0)
+        finally:
+            await self._store.close()
+        self._log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin to stop, as SIGTERM does."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Begin to load the configuration anew, as SIGHUP does."""
+        self._reload.set()
+
+    def _notify(self, state: str) -> None:
+        """Tell systemd (sd_notify(3)) when it has started us."""
+        if self._systemd is not None:
+            self._systemd.notify(state)
+
+    def _settings(self) -> Settings:
+        settings = Settings.load(self._path)
+        return settings if self._adjust is None else self._adjust(settings)
+
+    def _service(self, loaded: Loaded, responder: Responder) -> Service:
+        store = self._store
+        return Service(
+            responder.respond,
+            frozenset(loaded.profiles),
+            {profile.id: profile.name for profile in loaded.profiles.values()},
+            loaded.settings.profiles.default is not None,
+            {name: _crl_of(issuer, store) for name, issuer in loaded.issuers.items() if isinstance(issuer, CRLSource)},
+        )
+
+    async def _listen(self, loaded: Loaded) -> Addresses:
+        """Open all listeners. Raises SettingsError naming key and address."""
+        server, admin = loaded.settings.server, loaded.settings.admin
+
+        async def open_at(key: str, listener: Listener, at: Listen, tls: ssl.SSLContext | None = None) -> Listen:
+            try:
+                return Listen(*await listener.listen(at.host, at.port, tls))
+            except OSError as error:
+                reason = _LISTEN_FAULTS.get(error.errno or 0) or os.strerror(error.errno or 0).lower()
+                if error.errno is None or error.errno < 0:
+                    reason = "no such host; write an address"
+                raise SettingsError([f"{loaded.settings.path}: {key}: {at}: {reason}"]) from None
+
+        return Addresses(
+            await open_at("server.listen", self._transfer, server.listen),
+            None
+            if server.tls is None
+            else await open_at("server.tls.listen", self._transfer, server.tls.listen, loaded.tls),
+            await open_at("admin.listen", self._admin, admin.listen),
+        )
+
+    # -------------------------------------------------------------------------------------- seen from outside
+
+    def _observe(self, exchange: Exchange) -> None:
+        try:
+            record(self._log, exchange)
+            self.metrics.exchange(exchange)
+        except Exception:
+            logger.exception("an exchange could not be recorded")
+
+    def _refused(self, status: int, address: str, target: str, reason: str) -> None:
+        self.metrics.refusal(status)
+        self._log.info("refused", status=status, address=address, target=target[:200], reason=reason)
+
+    async def _administer(self, request: Request) -> Answer:
+        """Answer on the admin listener: /metrics, /healthz, /readyz."""
+        path = segments(request.message.path)
+        if path not in (["metrics"], ["healthz"], ["readyz"]):
+            return text(404, "there are /metrics, /healthz and /readyz")
+        if request.message.method not in {"GET", "HEAD"}:
+            return text(405, "GET only", b"Allow: GET, HEAD\r\n")
+        if await request.read(0) is None:
+            return text(413, "no body is expected")
+        match path[0]:
+            case "metrics":
+                media_type, body = self.metrics.exposition()
+                return Answer(200, media_type.encode(), body)
+            case "healthz":
+                return text(200, "ok")
+            case _:
+                reason = await self._unready()
+                return text(200, "ready") if reason is None else text(503, reason)
+
+    async def _unready(self) -> str | None:
+        if self._draining:
+            return "stopping"
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._store.ready()
+        except TimeoutError:
+            return "the store does not answer"
+        except StoreUnavailable as error:
+            self._log.warning("not ready", reason=str(error))
+            return "the store is not available"
+        return None
+
+    # -------------------------------------------------------------------------------------- beside the requests
+
+    async def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+        """Do a job now and again; one that fails is reported and tried again."""
+        while True:
+            try:
+                await job()
+            except StoreUnavailable as error:
+                self._log.warning("the store is not available", reason=str(error))
+            except Exception:
+                logger.exception("a background job has failed")
+            await asyncio.sleep(seconds)
+
+    async def _reloading(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await self._load_anew()
+            self._notify("READY=1")
+
+    async def _load_anew(self) -> None:
+        """Load the configuration beside the one in use, and put it into use only if all of it is right."""
+        try:
+            loaded = await asyncio.to_thread(lambda: load(self._settings()))
+            responder = responder_of(loaded, self._store, self._observe)
+            await _prepare(responder, loaded)
+        except Exception as error:  # noqa: BLE001  whatever it is, the old configuration goes on serving
+            self.metrics.reload(success=False)
+            if isinstance(error, SettingsError):
+                self._log.error("reload failed, the old configuration stays", faults=list(error.faults))
+            else:
+                self._log.exception("reload failed, the old configuration stays")
+            return
+        old, new = self._loaded.settings, loaded.settings
+        self._log = set_up_logging(new.log.format, new.log.level)
+        for key, before, after in (
+            ("server.listen", old.server.listen, new.server.listen),
+            ("server.tls.listen", old.server.tls and old.server.tls.listen, new.server.tls and new.server.tls.listen),
+            ("admin.listen", old.admin.listen, new.admin.listen),
+            ("store.url", old.store.url, new.store.url),
+            ("store.key_file", self._loaded.store_key, loaded.store_key),
+        ):
+            if before != after:
+                self._log.warning("a change takes effect at the next start only", key=key)
+        self._transfer.service = self._service(loaded, responder)
+        self._transfer.limits = self._admin.limits = new.limits
+        if loaded.tls is not None:
+            self._transfer.tls = loaded.tls
+        self._loaded = loaded
+        self.metrics.loaded(loaded.profiles)
+        self.metrics.reload(success=True)
+        self._log.info("reloaded", profiles=", ".join(loaded.profiles))
+
+    async def _sweep(self) -> None:
+        """End transactions whose certConf is overdue."""
+        ended = await self._store.expire(datetime.now(UTC))
+        for transaction in ended:
+            self._log.info(
+                "transaction expired",
+                profile=transaction.profile,
+                transaction_id=transaction.transaction_id.hex(),
+                serial=", ".join(f"{serial:x}" for serial in transaction.serials),
+            )
+        self.metrics.expired(len(ended))
+
+    async def _forget(self) -> None:
+        """Delete transactions that ended long ago."""
+        count = await self._store.forget(datetime.now(UTC) - self._loaded.settings.store.retention)
+        if count:
+            self._log.info("old transactions deleted", count=count)
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that the event loop turns (WatchdogSec=)."""
+        interval = os.environ.get("WATCHDOG_USEC", "")
+        if not interval.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            return
+        while True:
+            self._notify("WATCHDOG=1")
+            await asyncio.sleep(int(interval) / 2_000_000)
+
+
+_LISTEN_FAULTS = {
+    errno.EADDRINUSE: "address already in use; choose another, or stop what uses it",
+    errno.EADDRNOTAVAIL: "no such address on this machine; choose another",
+    errno.EACCES: "permission denied; choose a port above 1023, or grant CAP_NET_BIND_SERVICE",
+}
+
+
+def _crl_of(issuer: CRLSource, store: Store) -> Callable[[], Coroutine[Any, Any, bytes]]:
+    async def crl() -> bytes:
+        return await issuer.crl(store, datetime.now(UTC))
+
+    return crl
+
+
+def _allow_connections(connections: int, log: FilteringBoundLogger) -> None:
+    """Raise the limit of open files to what `limits.connections` needs, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("fewer open files allowed than limits.connections needs", allowed=allowed, needed=needed)
+
+
+def serve(path: Path, *, adjust: Adjust | None = None, ready: Callable[[Addresses], None] | None = None) -> None:
+    """Serve a configuration file until SIGTERM or SIGINT.
+
+    `adjust` may change the settings of each load; `ready` is called once it listens. Raises SettingsError or
+    StoreUnavailable when it cannot start.
+    """
+    os.umask(0o077)
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415  not available everywhere
+
+        loop_factory = uvloop.new_event_loop
+
+    async def run() -> None:
+        await Daemon(path, adjust=adjust, ready=ready).run()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
+    sys.stderr.flush()

@@ -1,0 +1,244 @@
+"""What can be seen from outside: one log record per exchange, and Prometheus metrics.
+
+Records go to standard error, JSON for machines or text for people. Whatever a client chose (references, subjects,
+paths) is cut to a bounded length and escaped, so that it cannot forge a record; label values of metrics come from
+closed sets, so that it cannot make new time series.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from cmpd.asn1 import BodyType
+from cmpd.asn1.status import PKIFailureInfo
+from cmpd.exchange import Exchange
+
+SHOWN = 512
+"""The longest text of a client that is logged, in characters."""
+OUTCOMES = frozenset(
+    {"accepted", "grantedWithMods", "rejection", "error", "confirmed", "rejected", "repeated", "waiting"}
+)
+"""The outcomes of exchanges that metrics know."""
+
+_FIELDS = (
+    "operation",
+    "profile",
+    "transaction_id",
+    "credential",
+    "outcome",
+    "fail_info",
+    "reason",
+    "private",
+    "serial",
+    "normalised",
+    "address",
+)
+_OURS = frozenset({"systemUnavail", "systemFailure"})
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# C0, DEL, C1, line and paragraph separators, bidirectional controls, lone surrogates
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape(text: str) -> str:
+    """Replace every character that could move the cursor, end the line or turn the text around."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            if key == "exception":
+                event[key] = "\n".join("    " + escape(line) for line in value.split("\n"))
+            elif _UNSAFE.search(value):
+                event[key] = escape(value)
+    return event
+
+
+_encode = json.JSONEncoder(default=str).encode
+
+
+def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)  # ASCII only: every character that matters is escaped
+
+
+class _StandardError:
+    """Writes each record with one system call; a full disk or a closed pipe costs the record, not the exchange."""
+
+    __slots__ = ()
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+
+    debug = info = warning = error = critical = exception = fatal = log = msg
+
+
+class _RecordHandler(logging.Handler):
+    """Brings the records of libraries (asyncio, aiohttp) into the same form."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        extra: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
+        self._log.log(record.levelno, record.getMessage()[:SHOWN], logger=record.name, **extra)
+
+
+def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLogger:
+    """Direct all records of the process to standard error and return its logger.
+
+    `form` is "json", "console", or "auto": JSON unless standard error is a terminal that is not systemd's.
+    """
+    console = form == "console" or (form == "auto" and "JOURNAL_STREAM" not in os.environ and sys.stderr.isatty())
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    if console:
+        colours = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        processors += [_escape_values, structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)]
+    else:
+        processors.append(_json)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *_: _StandardError(),
+        cache_logger_on_first_use=False,
+    )
+    log: FilteringBoundLogger = structlog.get_logger().bind()
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, _RecordHandler):
+            root.removeHandler(handler)
+    root.addHandler(_RecordHandler(log))
+    root.setLevel(_LEVELS[level])
+    for noisy in ("asyncio", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return log
+
+
+def record(log: FilteringBoundLogger, exchange: Exchange) -> None:
+    """Write the record of one exchange; empty fields are left out."""
+    fields: dict[str, Any] = {}
+    for name in _FIELDS:
+        value = getattr(exchange, name)
+        if value:
+            fields[name] = f"{value[:SHOWN]}…" if value is not True and len(value) > SHOWN else value
+    fields["ms"] = round(exchange.ms, 2)
+    if exchange.exception is not None:
+        log.error("exchange", exc_info=exchange.exception, **fields)
+    elif exchange.fail_info in _OURS:
+        log.error("exchange", **fields)
+    else:
+        log.info("exchange", **fields)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cmpd")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class Metrics:
+    """The Prometheus metrics of one daemon, in a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry, profiles: Iterable[str] = ()) -> None:
+        self.registry = registry
+        self.profiles = frozenset(profiles)
+        """The profiles there are; every other name is counted as the empty one."""
+        self._operations = {kind.name for kind in BodyType}
+        self._fail_infos = {bit.name for bit in PKIFailureInfo}
+        self._cache: dict[tuple[str, str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._exchanges = Counter(
+            "cmpd_exchanges",
+            "Answered CMP messages.",
+            ["profile", "operation", "outcome", "fail_info"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "cmpd_exchange_seconds",
+            "Time from a CMP message's arrival to its answer.",
+            ["profile", "operation"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=registry,
+        )
+        self._normalised = Counter("cmpd_normalised", "CMP messages that were BER and not DER.", registry=registry)
+        self._refusals = Counter(
+            "cmpd_http_refusals", "HTTP requests refused before CMP, by status.", ["status"], registry=registry
+        )
+        self._reloads = Counter("cmpd_reloads", "Configuration reloads by result.", ["result"], registry=registry)
+        self._loaded = Gauge(
+            "cmpd_config_loaded_timestamp_seconds",
+            "When the configuration in use was loaded, in seconds since 1970.",
+            registry=registry,
+        )
+        self._expired = Counter(
+            "cmpd_expired_transactions", "Transactions ended because no certConf came.", registry=registry
+        )
+        for result in ("success", "failure"):
+            self._reloads.labels(result)
+        Info("cmpd_build", "The running version.", registry=registry).info({"version": _version()})
+        ProcessCollector(registry=registry)
+
+    def exchange(self, exchange: Exchange) -> None:
+        """Count one exchange."""
+        key = (exchange.profile, exchange.operation, exchange.outcome, exchange.fail_info)
+        children = self._cache.get(key)
+        if children is None:
+            children = self._children(*key)
+        children[0]()
+        children[1](exchange.ms / 1000)
+        if exchange.normalised:
+            self._normalised.inc()
+
+    def _children(
+        self, profile: str, operation: str, outcome: str, fail_info: str
+    ) -> tuple[Callable[[], None], Callable[[float], None]]:
+        known = (
+            profile if profile in self.profiles else "",
+            operation if operation in self._operations else "unknown",
+            outcome if outcome in OUTCOMES else "other",
+            fail_info if fail_info in self._fail_infos else "",
+        )
+        children = self._cache.get(known)
+        if children is None:
+            children = self._exchanges.labels(*known).inc, self._seconds.labels(*known[:2]).observe
+            self._cache[known] = children
+        return children
+
+    def refusal(self, status: int) -> None:
+        """Count a request that got an HTTP status instead of a CMP answer."""
+        self._refusals.labels(str(status)).inc()
+
+    def expired(self, count: int) -> None:
+        """Count transactions that the sweep has ended."""
+        self._expired.inc(count)
+
+    def loaded(self, profiles: Iterable[str]) -> None:
+        """Note that a configuration has come into use."""
+        self.profiles = frozenset(profiles)
+        self._cache.clear()
+        self._loaded.set(time.time())
+
+    def reload(self, success: bool) -> None:
+        """Count an attempt to load the configuration anew."""
+        self._reloads.labels("success" if success else "failure").inc()
+
+    def exposition(self) -> tuple[str, bytes]:
+        """The media type and text that Prometheus reads."""
+        return CONTENT_TYPE_LATEST, generate_latest(self.registry)
