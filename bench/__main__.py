@@ -1,0 +1,184 @@
+"""`python -m bench`: measure the daemon, print the tables."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import floor
+from bench.end_entity import MacCredential, Operation, want
+from bench.load import LoadProcess, Work, ruler
+from bench.report import ROWS, Report, Row, as_json, environment, markdown, warnings
+from bench.server import Daemon, disk_folder, file_system
+from cmpd import asn1
+from cmpd.asn1 import BodyType
+from cmpd.limits import Limits
+
+QUICK = 300
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rows", default=",".join(names), help=f"of {','.join(names)}")
+    parser.add_argument("--transactions", type=int, default=3000, help="a row and round (default 3000)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument(
+        "--quick", action="store_true", help=f"one round of {QUICK} transactions: a smoke test, no figures"
+    )
+    parser.add_argument("--memory", type=int, metavar="N", help="also: resident memory after N PBM transactions")
+    parser.add_argument(
+        "--profile", action="store_true", help="run the rows, once each, with the server under cProfile"
+    )
+    parser.add_argument(
+        "--dir", type=Path, help="where the server's files go (a temporary folder in it; default: on a disk)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--markdown", action="store_true", help="print the tables only, for README")
+    output.add_argument("--json", action="store_true", help="print everything as JSON")
+    options = parser.parse_args(argv)
+    chosen = options.rows.split(",")
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if min(options.transactions, options.rounds, options.clients) < 1:
+        parser.error("--transactions, --rounds and --clients must be at least 1")
+    if options.quick:
+        options.transactions, options.rounds = min(options.transactions, QUICK), 1
+    options.rows = [row for row in ROWS if row.name in chosen]
+    # what is compared with each other runs one after the other: pbm and connections
+    options.rows.sort(key=lambda row: (row.operation, row.kind, row.implicit))
+    return options
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def temporary_folder(parent: Path | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="cmpd-bench-", dir=parent or disk_folder()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
+    """The row as work for the load client; a tenth more is run before, to warm up."""
+    devices = []
+    if row.kind == "known signer":
+        devices = [daemon.manufacturer.device(f"device-{number}") for number in range(clients)]
+    return Work(
+        port=daemon.port,
+        server_pid=daemon.pid,
+        transactions=transactions,
+        warm_up=max(clients, transactions // 10),
+        clients=clients,
+        operation=row.operation,
+        devices=tuple(devices),
+        implicit=row.implicit,
+        keep_alive=row.keep_alive,
+        mac_path=daemon.mac_path,
+        signature_path=daemon.signature_path,
+        reference=daemon.reference,
+        secret=daemon.secret,
+        chain=daemon.chain,
+    )
+
+
+def measure(options: argparse.Namespace, folder: Path) -> Report:
+    """Rows and floor by turns, so that both see the machine in the same moods."""
+    report = Report(environment(folder, file_system(folder)), options.transactions, options.clients)
+    report.loads.append(os.getloadavg()[0])
+    with Daemon(folder / "server") as daemon, LoadProcess() as load:
+        for number in range(options.rounds):
+            for row in options.rows:
+                measured = load.perform(work(row, daemon, options.transactions, options.clients))
+                report.rows.setdefault(row.name, []).append(measured)
+                report.rulers.append(measured.ruler)
+                say(
+                    f"round {number + 1}: {row.name}: {measured.cpu * 1e3:.3f} ms server CPU, "
+                    f"{measured.transactions / measured.elapsed:.0f} transactions/s, "
+                    f"client CPU {measured.client_cpu / measured.transactions * 1e3:.3f} ms"
+                )
+            measure_floor(options, report, load, folder, daemon.chain[0])
+        report.decode, report.decode_octets = decoding(daemon)
+    report.loads.append(os.getloadavg()[0])
+    return report
+
+
+def measure_floor(
+    options: argparse.Namespace, report: Report, load: LoadProcess, folder: Path, certificate: bytes
+) -> None:
+    """One round of the floor, with messages as large as the rows' own."""
+    for row in options.rows:
+        if not row.keep_alive:
+            continue
+        sizes = report.rows[row.name][-1]
+        exchanges = len(sizes.request_sizes)
+        costs = floor.crypto(sizes, certificate)
+        commit = floor.commits(folder, sizes, groups=max(10, options.transactions // floor.GROUP))
+        request = floor.http(load, sizes, exchanges * options.transactions, options.clients)
+        found = floor.parts(costs, row.kind, exchanges, request, commit)
+        report.floors.setdefault(row.name, []).append(found)
+        report.rulers.append(ruler())
+        say(f"floor of {row.name}: {floor.total(found) * 1e3:.3f} ms")
+
+
+def decoding(daemon: Daemon) -> tuple[float, int]:
+    """CPU seconds to decode an ir, body included, and its size."""
+    message = Operation(MacCredential(daemon.reference, daemon.secret), BodyType.ir, want(ready=True)).request()
+    limits = Limits()
+
+    def decode() -> None:
+        asn1.decode(message, limits).decode_body()
+
+    return floor.cpu_of(decode, 1000), len(message)
+
+
+def measure_memory(options: argparse.Namespace, folder: Path, transactions: int) -> tuple[int, int, int]:
+    """Resident memory of a fresh daemon before and after so many transactions."""
+    with Daemon(folder / "memory") as daemon, LoadProcess() as load:
+        first = load.perform(work(ROWS[0], daemon, options.clients, options.clients))
+        many = work(ROWS[0], daemon, transactions, options.clients)
+        last = load.perform(many.without_preparation())
+    return first.resident, last.resident, transactions
+
+
+def profile(options: argparse.Namespace, folder: Path) -> None:
+    """Each row against a fresh daemon under cProfile; its own time inflates Python calls, so only the order counts."""
+    for row in options.rows:
+        with Daemon(folder / row.name, profile=True) as daemon, LoadProcess() as load:
+            daemon.start_profile()
+            measured = load.perform(work(row, daemon, options.transactions, options.clients))
+        transactions = options.transactions + max(options.clients, options.transactions // 10)
+        say(f"{row.name}: {measured.cpu * 1e3:.3f} ms server CPU with the profiler; the event loop's thread only:")
+        print(daemon.top_functions(transactions))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    with temporary_folder(options.dir) as folder:
+        if options.profile:
+            profile(options, folder)
+            return 0
+        report = measure(options, folder)
+        if options.memory:
+            report.memory = measure_memory(options, folder, options.memory)
+    if options.json:
+        print(json.dumps(as_json(report), indent=2))
+    else:
+        print(markdown(report))
+    for warning in warnings(report):
+        say(f"warning: {warning}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

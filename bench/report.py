@@ -1,0 +1,262 @@
+"""What the load test found, as tables and as JSON."""
+
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.backends.openssl import backend
+
+from bench.floor import Kind, Part, total
+from bench.load import Measured, median, percentile
+
+FOREIGN_SHARE = 0.1
+"""Of one core: more than that taken by other processes is worth a warning."""
+SPEED_SPREAD = 1.15
+"""Between the slowest and the quickest stretch of the run."""
+P99_MOST = 0.040
+"""Seconds a transaction with 16 clients."""
+RESIDENT_MOST = 100_000_000
+DECODE_MOST = 30e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A kind of transaction, and the most it may cost: server CPU seconds, and times the floor."""
+
+    name: str
+    text: str
+    most: float
+    ratio_most: float | None
+    operation: str = "ir"
+    kind: Kind = "mac"
+    implicit: bool = False
+    keep_alive: bool = True
+
+
+ROWS = (
+    Row("pbm", "PBM, 500 iterations, fresh salt in every client message", 1.2e-3, 1.7),
+    Row("signature", "signature", 1.0e-3, 1.9, kind="known signer"),
+    Row("implicit", "PBM with implicitConfirm (one exchange)", 0.75e-3, 1.7, implicit=True),
+    Row("kur", "kur, signature", 1.2e-3, 1.9, operation="kur", kind="new signer"),
+    Row("connections", "PBM, one connection per request instead of keep-alive", 0.25e-3, None, keep_alive=False),
+)
+"""For `connections` the most is what it may cost more than `pbm`."""
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything measured: by name of the row, one entry a round."""
+
+    environment: dict[str, str]
+    transactions: int
+    clients: int
+    rows: dict[str, list[Measured]] = field(default_factory=dict)
+    floors: dict[str, list[list[Part]]] = field(default_factory=dict)
+    rulers: list[float] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+    decode: float | None = None
+    decode_octets: int = 0
+    memory: tuple[int, int, int] | None = None
+    """Resident octets at the start, at the end, and after how many transactions."""
+
+    def cpu(self, name: str) -> list[float]:
+        return [measured.cpu for measured in self.rows[name]]
+
+    def ratios(self, name: str) -> list[float]:
+        """Measured over floor, round by round: both were taken within a minute of each other."""
+        return [cost / total(floor) for cost, floor in zip(self.cpu(name), self.floors.get(name, ()), strict=False)]
+
+    def extra(self) -> list[float]:
+        """What a connection per request costs more than keep-alive, round by round."""
+        if "pbm" not in self.rows:
+            return []
+        return [more - less for more, less in zip(self.cpu("connections"), self.cpu("pbm"), strict=True)]
+
+
+def environment(folder: Path, file_system: str) -> dict[str, str]:
+    """What the figures depend on."""
+    packages = ("cryptography", "aiohttp", "uvloop")
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "OpenSSL": f"{ssl.OPENSSL_VERSION} (Python), {backend.openssl_version_text()} (cryptography)",
+        "SQLite": f"{sqlite3.sqlite_version}, synchronous=FULL, on {file_system}",
+        "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "folder": str(folder.parent),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def warnings(report: Report) -> list[str]:
+    """What makes these figures worse than they need be: other processes, an uneven machine."""
+    found = []
+    for name, rounds in report.rows.items():
+        share = max(measured.foreign_cpu / measured.elapsed for measured in rounds)
+        if share > FOREIGN_SHARE:
+            found.append(f"{name}: other processes or the host took up to {share:.0%} of a core meanwhile")
+        busy = max(measured.client_cpu / measured.elapsed for measured in rounds)
+        if busy > 0.95:
+            found.append(f"{name}: the load client itself was busy {busy:.0%} of the time")
+    if report.rulers and max(report.rulers) > SPEED_SPREAD * min(report.rulers):
+        slow, quick = max(report.rulers) * 1e6, min(report.rulers) * 1e6
+        found.append(f"the machine's speed varied: 500 chained SHA-256 took {quick:.0f} to {slow:.0f} µs")
+    if report.loads and report.loads[0] > 0.5:
+        found.append(f"load average {report.loads[0]:.2f} before the run")
+    return found
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(lines[0]), line(rule), *(line(each) for each in lines[1:])])
+
+
+def _ms(seconds: float, sign: str = "") -> str:
+    return f"{seconds * 1e3:{sign}.2f} ms"
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}"
+
+
+def _over(value: float, most: float | None) -> str:
+    return "" if most is None or value <= most else " (over)"
+
+
+def _results(report: Report) -> list[list[str]]:
+    lines = []
+    for row in ROWS:
+        if row.name not in report.rows:
+            continue
+        costs, sign = report.cpu(row.name), ""
+        floors = [total(floor) for floor in report.floors.get(row.name, ())]
+        if not row.keep_alive:
+            costs, sign = report.extra() or costs, "+" if report.extra() else ""
+        ratio = median(report.ratios(row.name)) if floors else None
+        cost = median(costs)
+        lines.append(
+            [
+                row.text,
+                _ms(row.most, "" if row.keep_alive else "+"),
+                f"{_ms(cost, sign)}{_over(cost, row.most if sign or row.keep_alive else None)}",
+                _ms(min(costs), sign),
+                _ms(median(floors)) if floors else "",
+                "" if ratio is None else f"{ratio:.2f}{_over(ratio, row.ratio_most)}",
+                "" if row.ratio_most is None or ratio is None else f"{row.ratio_most:.1f}",
+            ]
+        )
+    if "pbm" in report.rows:
+        p99 = [percentile(measured.latencies, 0.99) for measured in report.rows["pbm"]]
+        text = f"p99 latency of a PBM transaction, {report.clients} clients"
+        lines.append(
+            [text, _ms(P99_MOST), f"{_ms(median(p99))}{_over(median(p99), P99_MOST)}", _ms(min(p99)), "", "", ""]
+        )
+    if report.memory is not None:
+        start, end, transactions = report.memory
+        shown = f"{end / 1e6:.0f} MB{_over(end, RESIDENT_MOST)}"
+        text = f"resident memory after {transactions:,} transactions (at the start {start / 1e6:.0f} MB)"
+        lines.append([text, f"{RESIDENT_MOST / 1e6:.0f} MB", shown, "", "", "", ""])
+    if report.decode is not None:
+        text = f"decoding an ir of {report.decode_octets} octets, header and body"
+        shown = f"{report.decode * 1e6:.1f} µs{_over(report.decode, DECODE_MOST)}"
+        lines.append([text, f"{DECODE_MOST * 1e6:.0f} µs", shown, "", "", "", ""])
+    return lines
+
+
+def markdown(report: Report) -> str:
+    """The tables, readable on a terminal as well."""
+    rounds = max((len(each) for each in report.rows.values()), default=0)
+    head = ["server CPU per transaction", "at most", "median", "lowest", "floor", "ratio", "at most"]
+    sections = [
+        _table(head, _results(report)),
+        (
+            f"{rounds} rounds of {report.transactions:,} transactions a row, {report.clients} clients, keep-alive "
+            "unless said, every answer checked. Server CPU is user and system time of the one server process over the "
+            "transactions served; the ratio to the floor is taken round by round."
+        ),
+    ]
+    columns = {row.name: report.floors[row.name] for row in ROWS if row.name in report.floors}
+    if columns:
+        sections.append(_floor_table(columns))
+    sections.append("\n".join(f"- {name}: {value}" for name, value in report.environment.items() if name != "folder"))
+    if report.rulers:
+        sections[-1] += (
+            f"\n- speed of the machine meanwhile: 500 chained SHA-256 in {min(report.rulers) * 1e6:.0f} to "
+            f"{max(report.rulers) * 1e6:.0f} µs"
+        )
+    return "\n\n".join(sections)
+
+
+def _floor_table(columns: dict[str, list[list[Part]]]) -> str:
+    texts = list(dict.fromkeys(part.text for floors in columns.values() for part in floors[0]))
+
+    def cell(floors: list[list[Part]], text: str) -> str:
+        found = [part.seconds for floor in floors for part in floor if part.text == text]
+        return _us(median(found)) if found else ""
+
+    rows = [[text, *(cell(floors, text) for floors in columns.values())] for text in texts]
+    rows.append(["sum", *(_us(median([total(floor) for floor in floors])) for floors in columns.values())])
+    return _table(["the floor, CPU µs a transaction", *columns], rows)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything, in seconds and octets."""
+    return {
+        "environment": report.environment,
+        "transactions": report.transactions,
+        "clients": report.clients,
+        "rows": {
+            row.name: {
+                "text": row.text,
+                "most": row.most,
+                "cpu": report.cpu(row.name),
+                "cpu_median": median(report.cpu(row.name)),
+                "floor": [{part.text: part.seconds for part in floor} for floor in report.floors.get(row.name, ())],
+                "ratios": report.ratios(row.name),
+                "ratio_most": row.ratio_most,
+                "latency_p50": [percentile(each.latencies, 0.5) for each in report.rows[row.name]],
+                "latency_p99": [percentile(each.latencies, 0.99) for each in report.rows[row.name]],
+                "transactions_per_second": [each.transactions / each.elapsed for each in report.rows[row.name]],
+                "client_cpu": [each.client_cpu / each.transactions for each in report.rows[row.name]],
+                "foreign_cpu": [each.foreign_cpu / each.transactions for each in report.rows[row.name]],
+                "ruler": [each.ruler for each in report.rows[row.name]],
+                "request_sizes": report.rows[row.name][-1].request_sizes,
+                "answer_sizes": report.rows[row.name][-1].answer_sizes,
+            }
+            for row in ROWS
+            if row.name in report.rows
+        },
+        "connections_extra": report.extra() if "connections" in report.rows else [],
+        "decode": report.decode,
+        "memory": None
+        if report.memory is None
+        else dict(zip(("start", "end", "transactions"), report.memory, strict=True)),
+        "load_averages": report.loads,
+        "warnings": warnings(report),
+    }

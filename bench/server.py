@@ -1,0 +1,218 @@
+"""The processes that are measured: the real daemon on a folder of its own, and an aiohttp server that does nothing."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import pstats
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import uvloop
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from bench.end_entity import Manufacturer
+
+STARTUP_SECONDS = 30
+STOP_SECONDS = 30
+MAC_PROFILE = "device"
+SIGNATURE_PROFILE = "signed"
+
+
+def disk_folder() -> Path:
+    """A place for the database where fsync means something: the first usual one that is not a tmpfs."""
+    for candidate in (Path("/var/tmp"), Path(tempfile.gettempdir()), Path.cwd()):
+        if candidate.is_dir() and os.access(candidate, os.W_OK) and file_system(candidate) not in {"tmpfs", "ramfs"}:
+            return candidate
+    return Path(tempfile.gettempdir())
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on."""
+    mounts = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
+    real = path.resolve()
+    return next((mounts[each] for each in (real, *real.parents) if each in mounts), "unknown")
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Daemon:
+    """`cmpd serve` in a process of its own, made by `cmpd init` as an operator makes it; profiling it is an option."""
+
+    def __init__(self, folder: Path, *, profile: bool = False) -> None:
+        self.manufacturer = Manufacturer()
+        self._folder = folder
+        self._config = folder / "cmpd.toml"
+        self._stats = folder / "cmpd.prof" if profile else None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.port, self._admin_port = free_ports(2)
+        listen = ("--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self._admin_port}")
+        self._cmpd("init", "--dir", str(self._folder), *listen)
+        self._make_signature_profile()
+        code = self._json("code", "create", "--profile", MAC_PROFILE, "--uses", "unlimited")
+        self.reference, self.secret = code["reference"], code["secret"]
+        pem = self._cmpd("ca", "chain")
+        self.chain = tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def mac_path(self) -> str:
+        return f"/.well-known/cmp/p/{MAC_PROFILE}"
+
+    @property
+    def signature_path(self) -> str:
+        return f"/.well-known/cmp/p/{SIGNATURE_PROFILE}"
+
+    def _cmpd(self, *arguments: str) -> bytes:
+        environment = os.environ | {"CMPD_CONFIG": str(self._config)}
+        done = subprocess.run(
+            [sys.executable, "-m", "cmpd", *arguments], capture_output=True, env=environment, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"cmpd {' '.join(arguments)}: {done.stderr.decode()}{done.stdout.decode()}")
+        return done.stdout
+
+    def _json(self, *arguments: str) -> Any:
+        return json.loads(self._cmpd(*arguments, "--json"))
+
+    def _make_signature_profile(self) -> None:
+        """A second profile, like the first, but for clients that sign with a certificate of another PKI."""
+        folder = self._folder / tomllib.loads(self._config.read_text()).get("profiles", {}).get("directory", "profiles")
+        (folder / "manufacturer.pem").write_bytes(self.manufacturer.root.public_bytes(Encoding.PEM))
+        text = (folder / f"{MAC_PROFILE}.toml").read_text()
+        text = re.sub(r'(?m)^id *= *".*"$', f'id = "{os.urandom(16).hex()}"', text, count=1)
+        text = re.sub(r"(?m)^(authentication_method|trusted_certificates) *=.*\n", "", text)
+        text = re.sub(
+            r"(?m)^\[enrollment\]\n",
+            '[enrollment]\nauthentication_method = "tls_certificate"\ntrusted_certificates = ["manufacturer.pem"]\n',
+            text,
+        )
+        (folder / f"{SIGNATURE_PROFILE}.toml").write_text(text)
+
+    def _start(self) -> None:
+        program = ["cmpd"] if self._stats is None else ["bench.profiled", str(self._stats)]
+        command = [sys.executable, "-m", *program, "serve", "--config", str(self._config)]
+        with (self._folder / "serve.log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"cmpd serve does not start:\n{self.log()}")
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/readyz", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def log(self) -> str:
+        """The end of what the daemon has written."""
+        return (self._folder / "serve.log").read_text(errors="replace")[-4000:]
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def start_profile(self) -> None:
+        """From now on the profiler counts."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
+
+    def top_functions(self, transactions: int, lines: int = 45) -> str:
+        """Where the time of its event loop went, after it has stopped: own time of each function a transaction."""
+        if self._stats is None:
+            raise RuntimeError("the daemon was not started with a profiler")
+        rows: Any = pstats.Stats(str(self._stats)).stats  # type: ignore[attr-defined]  # documented nowhere but in the source
+        top = sorted(rows.items(), key=lambda item: item[1][2], reverse=True)[:lines]
+        head = f"{'own µs/tx':>10} {'with callees':>12} {'calls/tx':>9}  function\n"
+        return head + "\n".join(
+            f"{own / transactions * 1e6:10.1f} {cumulative / transactions * 1e6:12.1f} {calls / transactions:9.2f}"
+            f"  {_place(*where)}"
+            for where, (_, calls, own, cumulative, _) in top
+        )
+
+
+def _place(file: str, line: int, function: str) -> str:
+    return function if file == "~" else f"{'/'.join(Path(file).parts[-3:])}:{line} {function}"
+
+
+def _nothing_process(pipe: Pipe, octets: int) -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        return web.Response(body=answer, content_type="application/pkixcmp")
+
+    async def serve() -> None:
+        runner = web.ServerRunner(web.Server(handler))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        pipe.send(runner.addresses[0][1])
+        await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+        await runner.cleanup()
+
+    answer = bytes(octets)
+    uvloop.run(serve())
+
+
+class EmptyHandler:
+    """An aiohttp server under uvloop whose handler reads the body and answers with `octets` octets, nothing else."""
+
+    def __init__(self, octets: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._child = context.Process(target=_nothing_process, args=(theirs, octets), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._child.start()
+        self.port: int = self._pipe.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send(None)
+        self._child.join()
+
+    @property
+    def pid(self) -> int:
+        assert self._child.pid is not None
+        return self._child.pid

@@ -1,0 +1,309 @@
+"""The load test itself: its client notices every wrong answer, and a short run against the real daemon has figures."""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bench import floor, report
+from bench.end_entity import (
+    ECDSA_SHA256,
+    AnswerError,
+    Credential,
+    MacCredential,
+    Operation,
+    SignatureCredential,
+    derive,
+    want,
+)
+from bench.load import LoadProcess, Measured, Work, cpu_seconds, median, percentile
+from bench.server import EmptyHandler
+from cmpd import asn1
+from cmpd.asn1 import BodyType, der
+from cmpd.limits import Limits
+
+ROOT = Path(__file__).parent.parent
+REFERENCE, SECRET = "4711", "a secret for the load test"
+
+
+def certificate(
+    subject: str, key: ec.EllipticCurvePublicKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey
+) -> bytes:
+    name = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name[1], name[0], key, x509.random_serial_number(), now, now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+class Service:
+    """As much of a CMP server as it takes to answer a client, rightly or in one thing wrongly."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.root = certificate("root", self.key.public_key(), "root", self.key)
+        self.issued = b""
+        self.transactionID: Callable[[bytes], bytes] = lambda right: right
+        self.recipNonce: Callable[[bytes], bytes] = lambda right: right
+        self.protection: Callable[[bytes], bytes] = lambda right: right
+        self.body_type: BodyType | None = None
+        self.status = 0
+        self.other_key = False
+        self.grant_implicit_confirm = False
+        self.extra_certs: tuple[bytes, ...] | None = None
+        self.other_salt = False
+
+    def certify(self, request: asn1.PKIMessage) -> tuple[BodyType, bytes]:
+        wire = request.decode_body()[0]
+        template = asn1.parse(asn1.CertRequest, asn1.raw(wire.certReq)).certTemplate
+        spki = asn1.dump(template.publicKey)
+        public = serialization.load_der_public_key(spki)
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        public.verify(wire.popo.value.signature.as_bytes(), asn1.raw(wire.certReq), ECDSA_SHA256)
+        if self.other_key:
+            public = ec.generate_private_key(ec.SECP256R1()).public_key()
+        subject = asn1.common_name(asn1.raw(template.subject) if template.subject is not None else b"")
+        self.issued = certificate(subject or "", public, "root", self.key)
+        info = der.sequence(der.integer(self.status))
+        response = der.sequence(der.integer(0), info, der.sequence(der.explicit(0, self.issued)))
+        kind = BodyType(request.body_type + 1)
+        return kind, der.explicit(self.body_type or kind, der.sequence(der.sequence(response)))
+
+    def confirm(self, request: asn1.PKIMessage) -> tuple[BodyType, bytes]:
+        status = request.decode_body()[0]
+        assert status.certHash == hashlib.sha256(self.issued).digest()
+        assert (status.certReqId, status.statusInfo.status, status.hashAlg) == (0, 0, None)
+        return BodyType.pkiconf, der.explicit(self.body_type or BodyType.pkiconf, der.null())
+
+    def answer(self, octets: bytes) -> bytes:
+        request = asn1.decode(octets, Limits())
+        header = request.header
+        kind, body = self.confirm(request) if request.body_type is BodyType.certConf else self.certify(request)
+        assert header.transactionID is not None
+        assert header.senderNonce is not None
+        assert request.protection is not None
+        algorithm = asn1.dump(header.protectionAlg)
+        signed = der.children(algorithm)[0] == der.oid("1.2.840.10045.4.3.2")
+        if signed:
+            signer = x509.load_der_x509_certificate(request.extraCerts[0]).public_key()
+            assert isinstance(signer, ec.EllipticCurvePublicKey)
+            signer.verify(request.protection, request.protected_part(), ECDSA_SHA256)
+            protect: Callable[[bytes], bytes] = self.sign
+        else:
+            if self.other_salt:
+                algorithm = MacCredential(REFERENCE, SECRET).begin()[0]
+            protect = self.mac(algorithm)
+            assert self.mac(asn1.dump(header.protectionAlg))(request.protected_part()) == request.protection
+        implicit = der.explicit(8, der.sequence(der.sequence(der.oid("1.3.6.1.5.5.7.4.13"), der.null())))
+        answered = der.sequence(
+            der.integer(2),
+            der.explicit(4, der.sequence()),
+            asn1.raw(header.sender),
+            der.explicit(1, algorithm),
+            der.explicit(4, der.octet_string(self.transactionID(header.transactionID))),
+            der.explicit(5, der.octet_string(os.urandom(16))),
+            der.explicit(6, der.octet_string(self.recipNonce(header.senderNonce))),
+            implicit if self.grant_implicit_confirm and kind is not BodyType.pkiconf else b"",
+        )
+        protection = self.protection(protect(asn1.protected_part(answered, body)))
+        extra = (self.root,) if self.extra_certs is None else self.extra_certs
+        return asn1.encode(answered, body, protection, extra if signed else ())
+
+    def sign(self, part: bytes) -> bytes:
+        return self.key.sign(part, ECDSA_SHA256)
+
+    @staticmethod
+    def mac(algorithm: bytes) -> Callable[[bytes], bytes]:
+        values = asn1.parse(asn1.PBMParameter, der.children(algorithm)[1])
+        key = derive(SECRET.encode(), values.salt, values.iterationCount)
+        return lambda part: hmac.digest(key, part, "sha256")
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+def mac() -> MacCredential:
+    return MacCredential(REFERENCE, SECRET)
+
+
+def signer(service: Service) -> SignatureCredential:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return SignatureCredential(key, certificate("old", key.public_key(), "root", service.key), (), (service.root,))
+
+
+def run(
+    service: Service, credential: Credential, operation: BodyType = BodyType.ir, *, implicit: bool = False
+) -> bytes:
+    wanted = want(ready=operation is BodyType.ir)
+    done = Operation(credential, operation, wanted, implicit=implicit)
+    done.certified(service.answer(done.request()))
+    if not done.confirmed:
+        done.ended(service.answer(done.confirmation()))
+    return done.certificate
+
+
+def test_right_answers_are_taken(service: Service) -> None:
+    assert run(service, mac()) == service.issued
+    assert run(service, signer(service)) == service.issued
+    assert run(service, signer(service), BodyType.kur) == service.issued
+    service.grant_implicit_confirm = True
+    assert run(service, mac(), implicit=True) == service.issued
+
+
+def test_an_answer_with_a_salt_of_its_own_is_verified_with_its_own_key(service: Service) -> None:
+    service.other_salt = True
+    assert run(service, mac()) == service.issued
+
+
+def flipped(right: bytes) -> bytes:
+    return right[:-1] + bytes((right[-1] ^ 1,))
+
+
+WRONG = {
+    "transactionID": lambda service: setattr(service, "transactionID", flipped),
+    "recipNonce": lambda service: setattr(service, "recipNonce", flipped),
+    "(MAC|signature) of the answer": lambda service: setattr(service, "protection", flipped),
+    "not (ip|kup)": lambda service: setattr(service, "body_type", BodyType.cp),
+    "PKIStatus 2": lambda service: setattr(service, "status", 2),
+    "another public key": lambda service: setattr(service, "other_key", True),
+    "granted unasked": lambda service: setattr(service, "grant_implicit_confirm", True),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("kind", ["mac", "signature", "kur"])
+def test_every_wrong_answer_is_noticed(service: Service, text: str, kind: str) -> None:
+    credential = mac() if kind == "mac" else signer(service)
+    WRONG[text](service)
+    with pytest.raises(AnswerError, match=text):
+        run(service, credential, BodyType.kur if kind == "kur" else BodyType.ir)
+
+
+def test_a_wrong_pkiconf_is_noticed(service: Service) -> None:
+    done = Operation(mac(), BodyType.ir, want(ready=True))
+    done.certified(service.answer(done.request()))
+    service.recipNonce = flipped
+    with pytest.raises(AnswerError, match="recipNonce"):
+        done.ended(service.answer(done.confirmation()))
+
+
+def test_an_answer_signed_by_a_stranger_is_noticed(service: Service) -> None:
+    credential = signer(service)
+    service.key = ec.generate_private_key(ec.SECP256R1())
+    service.extra_certs = (certificate("stranger", service.key.public_key(), "stranger", service.key),)
+    with pytest.raises(AnswerError, match="does not chain"):
+        run(service, credential)
+
+
+def test_an_answer_without_its_signers_certificate_is_noticed(service: Service) -> None:
+    credential = signer(service)
+    service.extra_certs = ()
+    with pytest.raises(AnswerError, match="does not carry"):
+        run(service, credential)
+
+
+def test_no_salt_is_used_twice() -> None:
+    credential = mac()
+    credential.prepare(50)
+    assert len({credential.begin()[0] for _ in range(60)}) == 60
+
+
+def test_the_cpu_time_of_a_process_holds_its_ended_threads() -> None:
+    program = (
+        "import threading, time\n"
+        "def work():\n"
+        "    started = time.thread_time()\n"
+        "    while time.thread_time() - started < 0.2: pass\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "print(time.process_time(), flush=True); input()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        own = float(child.stdout.readline())
+        seen = cpu_seconds(child.pid)
+        child.communicate("\n")
+    assert own >= 0.2
+    assert own <= seen < own + 0.1
+
+
+def test_the_load_client_reports_a_server_that_talks_nonsense() -> None:
+    with EmptyHandler(600) as server, LoadProcess() as load:
+        work = Work(server.port, server.pid, 2, 0, 1, mac_path="/", reference=REFERENCE, secret=SECRET)
+        with pytest.raises(asn1.MalformedError):
+            load.perform(work)
+        empty = load.perform(Work(server.port, server.pid, 64, 16, operation="empty"))
+    assert (empty.transactions, empty.requests, len(empty.latencies)) == (64, 64, 64)
+    assert 0 < empty.cpu < 1
+
+
+def test_the_floor_is_the_sum_of_its_parts(tmp_path: Path, service: Service) -> None:
+    sizes = Measured(request_sizes=(450, 330), answer_sizes=(2000, 330), certificate_size=len(service.root))
+    costs = floor.crypto(sizes, service.root, times=10)
+    commit = floor.commits(tmp_path, sizes, groups=3)
+    assert not list(tmp_path.iterdir())
+    pbm = floor.parts(costs, "mac", 2, 50e-6, commit)
+    assert all(part.seconds > 0 for part in pbm)
+    once = costs.load_spki + costs.verify + costs.sign + 3 * costs.digest
+    assert floor.total(pbm) == pytest.approx(once + 2 * costs.derivation + 4 * costs.mac + 100e-6 + commit)
+    signed = once + 2 * (costs.verify + costs.sign) + 100e-6 + commit
+    known = floor.parts(costs, "known signer", 2, 50e-6, commit)
+    assert floor.total(known) == pytest.approx(signed)
+    new = floor.parts(costs, "new signer", 2, 50e-6, commit)
+    assert floor.total(new) == pytest.approx(signed + costs.load_certificate + costs.verify)
+
+
+def test_median_and_percentile() -> None:
+    assert median([3.0, 1.0, 2.0]) == 2.0
+    assert percentile([float(n) for n in range(100)], 0.99) == 99.0
+
+
+def test_the_table_marks_what_is_over_its_limit() -> None:
+    slow = Measured(transactions=10, server_cpu=0.013, latencies=[0.05], elapsed=1)
+    found = report.Report({"date": "today"}, 10, 16, rows={"pbm": [slow]}, floors={"pbm": [[floor.Part("all", 1e-3)]]})
+    table = report.markdown(found)
+    assert "| 1.20 ms | 1.30 ms (over) |" in re.sub(r" +", " ", table)
+    assert "| 1.30 | 1.7 |" in re.sub(r" +", " ", table)
+    assert "50.00 ms (over)" in table
+
+
+def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
+    """All rows, every answer checked by the client; nothing is asserted about the time it takes."""
+    started = time.time()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--transactions", "16", "--dir", str(tmp_path), "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["rows"]) == {row.name for row in report.ROWS}
+    for name, row in found["rows"].items():
+        assert 0 < row["cpu_median"] < time.time() - started
+        assert len(row["request_sizes"]) == (1 if name == "implicit" else 2)
+        assert bool(row["ratios"]) == (name != "connections")
+    assert found["decode"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_profile_shows_where_the_time_goes(tmp_path: Path) -> None:
+    options = ["--profile", "--rows", "implicit", "--transactions", "16", "--dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "bench", *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cmpd/protection/mac.py" in done.stdout
