@@ -1,9 +1,9 @@
 """An end entity that can build every right message and every wrong one, and checks every answer.
 
-    ee = EE.with_code("ref", b"secret")            MAC-based protection
-    ee = EE.with_certificate(key, certificate)     signature-based protection
-    draft = ee.ir(subject="CN=device")             a Draft: change any part of it, then `ee.seal(draft)`
-    answer = ee.read(await responder.respond(...)) an Answer, its protection verified
+ee = EE.with_code("ref", b"secret")            MAC-based protection
+ee = EE.with_certificate(key, certificate)     signature-based protection
+draft = ee.ir(subject="CN=device")             a Draft: change any part of it, then `ee.seal(draft)`
+answer = ee.read(await responder.respond(...)) an Answer, its protection verified
 """
 
 import hashlib
@@ -23,7 +23,13 @@ from cmpd.asn1 import BodyType, der, oids
 from cmpd.limits import Limits
 
 NULL_DN = der.explicit(4, der.sequence())
-HMAC = {"sha1": oids.HMAC_SHA1_IPSEC, "sha224": oids.HMAC_SHA224, "sha256": oids.HMAC_SHA256, "sha384": oids.HMAC_SHA384, "sha512": oids.HMAC_SHA512}
+HMAC = {
+    "sha1": oids.HMAC_SHA1_IPSEC,
+    "sha224": oids.HMAC_SHA224,
+    "sha256": oids.HMAC_SHA256,
+    "sha384": oids.HMAC_SHA384,
+    "sha512": oids.HMAC_SHA512,
+}
 OWF = {"sha1": oids.SHA1, "sha224": oids.SHA224, "sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
 _ATTRIBUTES = {
     "CN": oids.COMMON_NAME,
@@ -49,7 +55,9 @@ def directory_name(text: str) -> bytes:
 
 
 def spki(key: Any) -> bytes:
-    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    encoded: bytes = key.public_key().public_bytes(serialization.Encoding.DER, form)
+    return encoded
 
 
 def new_key(kind: str = "ec-p256") -> Any:
@@ -76,7 +84,13 @@ def new_key(kind: str = "ec-p256") -> Any:
 def signature_algorithm(key: Any, *, hash_name: str = "sha256", pss: bool = False) -> bytes:
     """AlgorithmIdentifier (DER) for a key."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        oid = {"sha1": oids.ECDSA_SHA1, "sha224": oids.ECDSA_SHA224, "sha256": oids.ECDSA_SHA256, "sha384": oids.ECDSA_SHA384, "sha512": oids.ECDSA_SHA512}
+        oid = {
+            "sha1": oids.ECDSA_SHA1,
+            "sha224": oids.ECDSA_SHA224,
+            "sha256": oids.ECDSA_SHA256,
+            "sha384": oids.ECDSA_SHA384,
+            "sha512": oids.ECDSA_SHA512,
+        }
         return der.sequence(der.oid(oid[hash_name]))
     if isinstance(key, rsa.RSAPrivateKey) and pss:
         hash_alg = der.sequence(der.oid(OWF[hash_name]), der.null())
@@ -85,7 +99,13 @@ def signature_algorithm(key: Any, *, hash_name: str = "sha256", pss: bool = Fals
         params = der.sequence(der.explicit(0, hash_alg), der.explicit(1, mgf), der.explicit(2, der.integer(length)))
         return der.sequence(der.oid(oids.RSASSA_PSS), params)
     if isinstance(key, rsa.RSAPrivateKey):
-        rsa_oid = {"sha1": oids.RSA_SHA1, "sha224": oids.RSA_SHA224, "sha256": oids.RSA_SHA256, "sha384": oids.RSA_SHA384, "sha512": oids.RSA_SHA512}
+        rsa_oid = {
+            "sha1": oids.RSA_SHA1,
+            "sha224": oids.RSA_SHA224,
+            "sha256": oids.RSA_SHA256,
+            "sha384": oids.RSA_SHA384,
+            "sha512": oids.RSA_SHA512,
+        }
         return der.sequence(der.oid(rsa_oid[hash_name]), der.null())
     pure = {
         ed25519.Ed25519PrivateKey: oids.ED25519,
@@ -98,13 +118,16 @@ def signature_algorithm(key: Any, *, hash_name: str = "sha256", pss: bool = Fals
 
 
 def sign(key: Any, data: bytes, *, hash_name: str = "sha256", pss: bool = False) -> bytes:
-    algorithm = {"sha1": hashes.SHA1, "sha224": hashes.SHA224, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}[hash_name]()
+    algorithm: hashes.HashAlgorithm = getattr(hashes, hash_name.upper())()
+    signature: bytes
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(data, ec.ECDSA(algorithm))
-    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(data, ec.ECDSA(algorithm))
+    elif isinstance(key, rsa.RSAPrivateKey):
         scheme = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size) if pss else padding.PKCS1v15()
-        return key.sign(data, scheme, algorithm)
-    return key.sign(data)
+        signature = key.sign(data, scheme, algorithm)
+    else:
+        signature = key.sign(data)
+    return signature
 
 
 def extension(oid: x509.ObjectIdentifier, value: bytes, *, critical: bool | None = None) -> bytes:
@@ -181,9 +204,9 @@ class Answer:
 
     @property
     def status_info(self) -> asn1.PKIStatusInfo:
-        if self.type is BodyType.error:
-            return self.body.pKIStatusInfo
-        return self.body.response[0].status
+        body = self.body
+        found: asn1.PKIStatusInfo = body.pKIStatusInfo if self.type is BodyType.error else body.response[0].status
+        return found
 
     @property
     def status(self) -> asn1.PKIStatus:
@@ -233,7 +256,9 @@ class EE:
 
     @classmethod
     def with_code(cls, reference: str, secret: bytes | str, **kwargs: Any) -> "EE":
-        return cls(secret=secret.encode() if isinstance(secret, str) else secret, reference=reference.encode(), **kwargs)
+        return cls(
+            secret=secret.encode() if isinstance(secret, str) else secret, reference=reference.encode(), **kwargs
+        )
 
     @classmethod
     def with_certificate(cls, key: Any, certificate: bytes, chain: tuple[bytes, ...] = (), **kwargs: Any) -> "EE":
@@ -283,7 +308,9 @@ class EE:
         request = der.sequence(der.integer(cert_req_id), template, der.sequence(*controls) if controls else b"")
         if popo is None:
             popo = der.tlv(
-                0xA1, signature_algorithm(key, hash_name=hash_name, pss=pss), der.bit_string(sign(key, request, hash_name=hash_name, pss=pss))
+                0xA1,
+                signature_algorithm(key, hash_name=hash_name, pss=pss),
+                der.bit_string(sign(key, request, hash_name=hash_name, pss=pss)),
             )
         return der.sequence(request, popo)
 
@@ -303,7 +330,12 @@ class EE:
         return self._crmf(BodyType.kur, key, header or {}, request)
 
     def p10cr(
-        self, key: Any = None, subject: str = "CN=device-1", *, extensions: Sequence[bytes] = (), header: dict[str, Any] | None = None
+        self,
+        key: Any = None,
+        subject: str = "CN=device-1",
+        *,
+        extensions: Sequence[bytes] = (),
+        header: dict[str, Any] | None = None,
     ) -> Draft:
         key = key or new_key()
         attributes = b""
@@ -337,7 +369,9 @@ class EE:
         """certConf for the first `count` certificates of an ip, cp or kup."""
         statuses = []
         for index in range(count):
-            found = cert_hash if cert_hash is not None else hashlib.new(hash_name, answer.certificate_der(index)).digest()
+            found = (
+                cert_hash if cert_hash is not None else hashlib.new(hash_name, answer.certificate_der(index)).digest()
+            )
             req_id = answer.body.response[index].certReqId if cert_req_id is None else cert_req_id
             parts = [der.octet_string(found), der.integer(req_id)]
             if status is not None:
@@ -359,7 +393,12 @@ class EE:
         if self.key is not None:
             draft.algorithm = draft.algorithm or signature_algorithm(self.key, hash_name=self.hash_name, pss=self.pss)
             part = asn1.protected_part(draft.header(), draft.body)
-            return asn1.encode(draft.header(), draft.body, sign(self.key, part, hash_name=self.hash_name, pss=self.pss), draft.extra_certs)
+            return asn1.encode(
+                draft.header(),
+                draft.body,
+                sign(self.key, part, hash_name=self.hash_name, pss=self.pss),
+                draft.extra_certs,
+            )
         return asn1.encode(draft.header(), draft.body, None, draft.extra_certs)
 
     def _mac_algorithm(self, salt: bytes) -> bytes:
@@ -367,7 +406,8 @@ class EE:
         if self.pbmac1:
             prf = der.sequence(der.oid(HMAC[self.owf]), der.null())
             kdf = der.sequence(
-                der.oid(oids.PBKDF2), der.sequence(der.octet_string(salt), der.integer(self.iterations), der.integer(32), prf)
+                der.oid(oids.PBKDF2),
+                der.sequence(der.octet_string(salt), der.integer(self.iterations), der.integer(32), prf),
             )
             return der.sequence(der.oid(oids.PBMAC1), der.sequence(kdf, mac))
         owf = der.sequence(der.oid(OWF[self.owf]))
@@ -383,7 +423,10 @@ class EE:
             params = asn1.parse(asn1.PBMAC1_params, asn1.dump(found.parameters))
             kdf = asn1.parse(asn1.PBKDF2_params, asn1.dump(params.keyDerivationFunc.parameters))
             assert kdf.prf is not None
-            key = hashlib.pbkdf2_hmac(names[kdf.prf.algorithm], self.secret, kdf.salt, kdf.iterationCount, kdf.keyLength)
+            assert isinstance(kdf.salt, bytes)
+            key = hashlib.pbkdf2_hmac(
+                names[kdf.prf.algorithm], self.secret, kdf.salt, kdf.iterationCount, kdf.keyLength
+            )
             return hmac.digest(key, part, names[params.messageAuthScheme.algorithm])
         pbm = asn1.parse(asn1.PBMParameter, asn1.dump(found.parameters))
         owf = {oid: text for text, oid in OWF.items()}[pbm.owf.algorithm]
@@ -395,7 +438,7 @@ class EE:
     # -------------------------------------------------------------------------------------------------- answers
 
     def read(self, data: bytes, request: Draft | None = None) -> Answer:
-        """Decode an answer and check what every answer must have: IDs, nonces, and a protection that this EE can verify."""
+        """Decode an answer; check its IDs and nonces, and its protection as this EE can verify it."""
         message = asn1.decode(data, Limits())
         assert not message.was_ber
         header = message.header

@@ -46,7 +46,8 @@ async def test_a_stranger_cannot_harm_a_transaction(world: World) -> None:
     answer = await world.send(ee, draft)
     commits = world.store.commits
     stranger = EE.with_code("device-1", "guess", now=world.clock())
-    for attack in (stranger.ir(header={"transaction_id": draft.transaction_id}), stranger.cert_conf(answer, cert_hash=bytes(32))):
+    same_id = stranger.ir(header={"transaction_id": draft.transaction_id})
+    for attack in (same_id, stranger.cert_conf(answer, cert_hash=bytes(32))):
         refusal = stranger.read(await world.post(stranger.seal(attack)))
         assert not refusal.protected
     assert world.store.commits == commits

@@ -9,7 +9,8 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd import issuers
 from cmpd.exchange import Arrival, EnrollmentCode, Exchange
@@ -103,7 +104,13 @@ class World:
         self._responder = None
 
     async def code(
-        self, reference: str = "device-1", *, profile: str = "device", uses: int | None = 1, secret: str = SECRET, expires: datetime | None = None
+        self,
+        reference: str = "device-1",
+        *,
+        profile: str = "device",
+        uses: int | None = 1,
+        secret: str = SECRET,
+        expires: datetime | None = None,
     ) -> EE:
         """Make an enrollment code and an EE that holds it."""
         await self.store.create_code(profile, reference, secret.encode(), uses, expires, self.clock())
@@ -116,7 +123,9 @@ class World:
         """Protect, send, and read the answer with all checks."""
         return ee.read(await self.post(ee.seal(draft), **arrival), draft)
 
-    async def enrolled(self, subject: str = "CN=device-1", *, profile: str = "device", key: Any = None, **request: Any) -> EE:
+    async def enrolled(
+        self, subject: str = "CN=device-1", *, profile: str = "device", key: Any = None, **request: Any
+    ) -> EE:
         """An EE with a confirmed certificate of ours."""
         reference = os.urandom(6).hex()
         ee = await self.code(reference, profile=profile)
@@ -175,7 +184,8 @@ def certificate(
         builder = builder.add_extension(x509.ExtendedKeyUsage(eku), critical=False)
     for value, critical in extensions or []:
         builder = builder.add_extension(value, critical=critical)
-    return builder.sign(signing, hashes.SHA256() if isinstance(signing, ec.EllipticCurvePrivateKey) or hasattr(signing, "key_size") else None)
+    hashed = isinstance(signing, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    return builder.sign(signing, hashes.SHA256() if hashed else None)
 
 
 def vendor(subject: str = "IDevID 0815", **kwargs: Any) -> tuple[EE, x509.Certificate]:
@@ -183,8 +193,7 @@ def vendor(subject: str = "IDevID 0815", **kwargs: Any) -> tuple[EE, x509.Certif
     root_key, key = new_key(), new_key()
     root = certificate(root_key, "Vendor Root", ca=True)
     leaf = certificate(key, subject, root_key, root, **kwargs)
-    encoding = __import__("cryptography.hazmat.primitives.serialization", fromlist=["Encoding"]).Encoding.DER
-    return EE.with_certificate(key, leaf.public_bytes(encoding)), root
+    return EE.with_certificate(key, leaf.public_bytes(Encoding.DER)), root
 
 
 def load_local(table: dict[str, Any], base: Path) -> Issuer:

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from cryptography import x509
+
 from cmpd import asn1
 from cmpd.asn1 import BodyType, der, oids
 from tests.ee import EE, IMPLICIT_CONFIRM, cert_profile, directory_name
@@ -27,18 +29,17 @@ async def test_sender_and_kid_name_the_shared_secret_under_mac(world: World) -> 
 async def test_sender_is_the_subject_of_the_protection_certificate(world: World) -> None:
     ee = await world.enrolled()
     answer = await world.send(ee, ee.kur())
-    signer = answer.message.extraCerts[0]
-    from cryptography import x509
-
-    loaded = x509.load_der_x509_certificate(signer)
+    loaded = x509.load_der_x509_certificate(answer.message.extraCerts[0])
     assert asn1.raw(answer.message.header.sender) == der.explicit(4, loaded.subject.public_bytes())
-    assert x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28") in loaded.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert oids.KP_CMC_RA in loaded.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
 
 
 async def test_message_time_is_the_time_here(world: World) -> None:
     ee = await world.code()
     answer = await world.send(ee, ee.ir())
-    assert asn1.read_time(asn1.raw(answer.message.header.messageTime)) == world.clock.now
+    message_time = answer.message.header.messageTime
+    assert message_time is not None
+    assert asn1.read_time(asn1.raw(message_time)) == world.clock.now
 
 
 async def test_fresh_nonces_of_128_bits(world: World) -> None:
@@ -50,8 +51,8 @@ async def test_fresh_nonces_of_128_bits(world: World) -> None:
 async def test_implicit_confirm_is_granted_when_asked_for(world: World) -> None:
     ee = await world.code()
     answer = await world.send(ee, ee.ir(header={"general_info": IMPLICIT_CONFIRM}))
-    assert [asn1.dump(info) for info in answer.message.header.generalInfo] == [IMPLICIT_CONFIRM]
-    (stored,) = await world.store.certificates_of(answer.message.header.transactionID)
+    assert [asn1.dump(info) for info in answer.message.header.generalInfo or ()] == [IMPLICIT_CONFIRM]
+    (stored,) = await world.store.certificates_of(answer.message.header.transactionID or b"")
     assert stored.status == "valid"
 
 
@@ -59,7 +60,7 @@ async def test_implicit_confirm_is_not_granted_unasked_or_against_the_profile(wo
     world.profile(enrollment={"implicit_confirm": False})
     ee = await world.code()
     answer = await world.send(ee, ee.ir(header={"general_info": IMPLICIT_CONFIRM}))
-    infos = {info.infoType for info in answer.message.header.generalInfo}
+    infos = {info.infoType for info in answer.message.header.generalInfo or ()}
     assert infos == {oids.CONFIRM_WAIT_TIME}
 
 
@@ -67,8 +68,9 @@ async def test_confirm_wait_time_is_announced(world: World) -> None:
     world.profile(enrollment={"confirm_wait": "15m"})
     ee = await world.code()
     answer = await world.send(ee, ee.ir())
-    (info,) = answer.message.header.generalInfo
+    (info,) = answer.message.header.generalInfo or []
     assert info.infoType == oids.CONFIRM_WAIT_TIME
+    assert info.infoValue is not None
     assert asn1.read_time(asn1.raw(info.infoValue)) == world.clock.now + timedelta(minutes=15)
 
 

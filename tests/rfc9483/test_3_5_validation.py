@@ -4,13 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from cmpd.asn1 import BodyType, der
-from tests.ee import EE, Draft, directory_name
-from tests.world import World, vendor
+from cmpd.asn1 import BodyType, der, oids
+from tests.ee import EE, Draft, directory_name, new_key
+from tests.world import World, certificate, vendor
 
 
-async def refused(world: World, ee: EE, draft: Draft, fail_info: str, *, protected: bool = True, **arrival: Any) -> None:
+async def refused(
+    world: World, ee: EE, draft: Draft, fail_info: str, *, protected: bool = True, **arrival: Any
+) -> None:
     """An error message with that failInfo, and nothing kept."""
     before = world.store.commits
     answer = await world.send(ee, draft, **arrival)
@@ -37,7 +40,10 @@ async def test_transaction_id_must_not_be_huge(world: World) -> None:
     await refused(world, ee, ee.ir(header={"transaction_id": bytes(65)}), "badDataFormat", protected=False)
 
 
-@pytest.mark.parametrize("body", [BodyType.genm, BodyType.rr, BodyType.pollReq, BodyType.nested, BodyType.ip, BodyType.krr, BodyType.ccr])
+_B = BodyType
+
+
+@pytest.mark.parametrize("body", [_B.genm, _B.rr, _B.pollReq, _B.nested, _B.ip, _B.krr, _B.ccr])
 async def test_body_types_that_are_not_supported(world: World, body: BodyType) -> None:
     ee = await world.code()
     await refused(world, ee, ee.draft(body, der.sequence()), "badRequest")
@@ -120,11 +126,6 @@ async def test_an_untrusted_signer(world: World) -> None:
 
 
 async def test_key_usage_must_have_digital_signature(world: World) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from tests.ee import new_key
-    from tests.world import certificate
-
     root_key, key = new_key(), new_key()
     root = certificate(root_key, "Vendor Root", ca=True)
     leaf = certificate(key, "CA as signer", root_key, root, ca=True)  # keyCertSign and cRLSign only
@@ -172,10 +173,9 @@ async def test_sender_must_match_the_subject_of_the_certificate(world: World) ->
 
 
 async def test_sender_may_be_written_in_another_string_type_and_case(world: World) -> None:
-    from cmpd.asn1 import oids
-
     ee = await world.enrolled()
-    printable = der.explicit(4, der.sequence(der.set_of(der.sequence(der.oid(oids.COMMON_NAME), der.printable_string("DEVICE-1")))))
+    common_name = der.sequence(der.oid(oids.COMMON_NAME), der.printable_string("DEVICE-1"))
+    printable = der.explicit(4, der.sequence(der.set_of(common_name)))
     answer = await world.send(ee, ee.kur(header={"sender": printable}))
     assert answer.type is BodyType.kup
 
@@ -217,7 +217,8 @@ async def test_the_first_fault_in_the_order_of_the_section_is_reported(world: Wo
     for _, change in FAULTS[first:]:
         fields.update(change)
     fields["message_time"] = world.clock.now + timedelta(days=1)
-    draft = ee.draft(BodyType.certConf if first <= 2 else BodyType.ir, der.sequence(ee.cert_req_msg(__import__("tests.ee", fromlist=["x"]).new_key())), **fields)
+    body = BodyType.certConf if first <= 2 else BodyType.ir
+    draft = ee.draft(body, der.sequence(ee.cert_req_msg(new_key())), **fields)
     answer = await world.send(ee, draft)
     assert answer.fail_info == FAULTS[first][0]
 
@@ -242,7 +243,8 @@ async def test_certconf_must_come_from_the_same_credential(world: World) -> None
 
 
 async def test_legacy_habits_only_when_the_profile_says_so(world: World) -> None:
-    world.profile(enrollment={"legacy": {"missing_transaction_id": True, "short_nonces": True, "sha1_signatures": True}})
+    legacy = {"missing_transaction_id": True, "short_nonces": True, "sha1_signatures": True}
+    world.profile(enrollment={"legacy": legacy})
     ee = await world.code(uses=3)
     draft = ee.ir(header={"transaction_id": None, "sender_nonce": b"12345678"})
     answer = await world.send(ee, draft)

@@ -8,11 +8,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from cmpd import asn1
 from cmpd.asn1 import BodyType, PKIStatus, der, oids
+from cmpd.protection.signature import certificate_hash
 from tests.ee import new_key, san, spki
-from tests.world import World, vendor
+from tests.world import World, certificate, vendor
 
-KEYS = ["rsa-2048", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519", "ed448", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"]
+KEYS = ["rsa-2048", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519", "ed448"]
+KEYS += ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"]
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -40,15 +43,12 @@ async def test_subject_and_san_are_those_of_the_request(world: World) -> None:
 
 
 async def test_extra_certs_and_ca_pubs(world: World) -> None:
-    """§3.3: the chain of the new certificate without the root; §4.1: the root in caPubs of an ip under a shared secret."""
+    """§3.3: the chain of the new certificate without the root; §4.1: the root in caPubs, under a shared secret."""
     ee = await world.code()
     answer = await world.send(ee, ee.ir())
     chain = await world.issuer.chain()
     assert tuple(answer.message.extraCerts) == chain[:-1]
-    assert [bytes(der.tlv(0x30)) and one for one in answer.message.extraCerts] == list(chain[:-1])
     (root,) = answer.body.caPubs
-    from cmpd import asn1
-
     assert asn1.raw(root) == chain[-1]
     answer.certificate().verify_directly_issued_by(x509.load_der_x509_certificate(chain[0]))
 
@@ -85,19 +85,26 @@ async def test_cert_req_id_must_be_0(world: World, cert_req_id: int) -> None:
     assert answer.fail_info in {"badRequest", "badDataFormat"}
 
 
+_NULL_DN = der.explicit(5, der.sequence())
+
+
+def _public_key(*parts: bytes) -> bytes:
+    return der.tlv(0xA6, *parts)
+
+
 @pytest.mark.parametrize(
-    ("template", "fail_info", "text"),
+    ("template", "text"),
     [
-        (lambda key: der.sequence(der.tlv(0x80, b"\x00"), der.explicit(5, b"0\x00"), der.tlv(0xA6, *der.children(spki(key)))), "badCertTemplate", "version"),
-        (lambda _: der.sequence(der.explicit(5, b"0\x00")), "badCertTemplate", "publicKey"),
-        (lambda key: der.sequence(der.tlv(0xA6, der.children(spki(key))[0], der.bit_string(b""))), "badCertTemplate", "publicKey"),
+        (lambda key: der.sequence(der.tlv(0x80, b"\x00"), _NULL_DN, _public_key(*der.children(spki(key)))), "version"),
+        (lambda _: der.sequence(_NULL_DN), "publicKey"),
+        (lambda key: der.sequence(_public_key(der.children(spki(key))[0], der.bit_string(b""))), "publicKey"),
     ],
 )
-async def test_templates_that_are_refused(world: World, template: Any, fail_info: str, text: str) -> None:
+async def test_templates_that_are_refused(world: World, template: Any, text: str) -> None:
     ee = await world.code()
     key = new_key()
     answer = await world.send(ee, ee.ir(key, template=template(key)))
-    assert (answer.status, answer.fail_info) == (PKIStatus.rejection, fail_info)
+    assert (answer.status, answer.fail_info) == (PKIStatus.rejection, "badCertTemplate")
     assert text in answer.text
 
 
@@ -265,8 +272,5 @@ async def test_serial_numbers_have_128_random_bits(world: World) -> None:
 
 async def test_the_certhash_of_an_ed25519_ca_is_sha512(world: World) -> None:
     """RFC 9481 §3.3, in the function that certConf uses; a CA of that kind is in tests/issuers."""
-    from cmpd.protection.signature import certificate_hash
-    from tests.world import certificate
-
     der_ = certificate(new_key("ed25519"), "Ed").public_bytes(Encoding.DER)
     assert certificate_hash(der_, None) == hashlib.sha512(der_).digest()

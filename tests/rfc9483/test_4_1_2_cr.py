@@ -1,8 +1,12 @@
 """RFC 9483 §4.1.2: enrolling an end entity to a known PKI."""
 
+from typing import Any
+
 import pytest
 
 from cmpd.asn1 import BodyType, PKIStatus
+from cmpd.exchange import RevocationReason
+from cmpd.ports import Revocation
 from tests.ee import san
 from tests.world import World
 
@@ -25,7 +29,7 @@ async def test_cr_by_code(world: World) -> None:
 @pytest.mark.parametrize(
     "request_", [{"subject": "CN=admin"}, {"extensions": [san("admin.example.com")]}], ids=["subject", "san"]
 )
-async def test_a_certificate_of_ours_asks_for_itself_only(world: World, request_: dict[str, object]) -> None:
+async def test_a_certificate_of_ours_asks_for_itself_only(world: World, request_: dict[str, Any]) -> None:
     ee = await world.enrolled()
     answer = await world.send(ee, ee.cr(**request_))
     assert (answer.status, answer.fail_info) == (PKIStatus.rejection, "badCertTemplate")
@@ -40,9 +44,6 @@ async def test_a_certificate_of_another_profile(world: World) -> None:
 
 
 async def test_a_revoked_certificate(world: World) -> None:
-    from cmpd.exchange import RevocationReason
-    from cmpd.ports import Revocation
-
     ee = await world.enrolled()
     serial = int(world.last.serial, 16)
     await world.store.revoke(Revocation(serial, RevocationReason.keyCompromise, world.clock()))

@@ -1,13 +1,11 @@
 """RFC 9483 §4.1.3: updating a valid certificate."""
 
-from datetime import timedelta
-
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import BodyType, PKIStatus, der, oids
 from cmpd.exchange import RevocationReason
-from cmpd.ports import Revocation
+from cmpd.ports import CMPSigner, Revocation
 from tests.ee import EE, san
 from tests.world import World, vendor
 
@@ -111,12 +109,8 @@ async def test_a_certificate_of_a_trusted_pki_may_be_updated(world: World) -> No
 
 async def test_the_own_cmp_signer_opens_no_door(world: World) -> None:
     """A certificate under our CA that was not issued to an EE is not a credential."""
-    from cmpd.ports import CMPSigner
-
     assert isinstance(world.issuer, CMPSigner)
     key, certificates = world.issuer.cmp_credential()
     ee = EE.with_certificate(key, certificates[0], now=world.clock())
     answer = await world.send(ee, ee.kur(subject="CN=Test CMP signer"))
     assert answer.fail_info == "notAuthorized"
-
-

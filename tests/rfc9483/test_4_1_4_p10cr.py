@@ -2,8 +2,8 @@
 
 from cryptography import x509
 
-from cmpd.asn1 import BodyType, PKIStatus
-from tests.ee import new_key, san
+from cmpd.asn1 import BodyType, PKIStatus, der
+from tests.ee import name, new_key, san, sign, signature_algorithm, spki
 from tests.world import World
 
 
@@ -30,9 +30,6 @@ async def test_a_client_that_confirms_a_p10cr_with_cert_req_id_0_is_told(world: 
 
 
 async def test_a_request_signed_with_another_key(world: World) -> None:
-    from cmpd.asn1 import der
-    from tests.ee import name, sign, signature_algorithm, spki
-
     ee = await world.code()
     key, other = new_key(), new_key()
     info = der.sequence(der.integer(0), name("CN=device-1"), spki(key), der.tlv(0xA0))

@@ -1,5 +1,6 @@
 """RFC 9483 §4.1.5: MAC-based protection for enrollment."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from cmpd import asn1
 from cmpd.asn1 import BodyType
 from cmpd.protection import mac
+from cmpd.protection.mac import MacParameters
 from tests.world import World
 
 
@@ -36,8 +38,13 @@ async def test_the_answer_repeats_the_algorithm_and_parameters(world: World, how
 
 async def test_one_derivation_for_request_and_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """And none at all for a certConf that keeps the parameters, as §4.1.5 asks."""
-    calls = []
-    monkeypatch.setattr("cmpd.responder.derive", lambda *args: calls.append(args) or mac.derive(*args))
+    calls: list[MacParameters] = []
+
+    def derive(found: MacParameters, secret: bytes) -> bytes:
+        calls.append(found)
+        return mac.derive(found, secret)
+
+    monkeypatch.setattr("cmpd.responder.derive", derive)
     ee = await world.code()
     draft = ee.ir()
     answer = await world.send(ee, draft)
@@ -48,13 +55,17 @@ async def test_one_derivation_for_request_and_answer(world: World, monkeypatch: 
 
 
 async def test_long_derivations_do_not_run_on_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
+    threads: list[threading.Thread] = []
 
-    threads = []
-    monkeypatch.setattr("cmpd.responder.derive", lambda *args: threads.append(threading.current_thread()) or mac.derive(*args))
+    def derive(found: MacParameters, secret: bytes) -> bytes:
+        threads.append(threading.current_thread())
+        return mac.derive(found, secret)
+
+    monkeypatch.setattr("cmpd.responder.derive", derive)
     ee = await world.code()
     ee.iterations = world.limits.inline_iterations + 1
     assert (await world.send(ee, ee.ir())).type is BodyType.ip
+    assert len(threads) == 1
     assert threads != [threading.main_thread()]
 
 
