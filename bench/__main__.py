@@ -127,8 +127,10 @@ def measure_floor(
         request = floor.http(load, sizes, exchanges * options.transactions, options.clients)
         found = floor.parts(costs, row.kind, exchanges, request, commit)
         report.floors.setdefault(row.name, []).append(found)
+        served = floor.served(load, sizes, row.kind, certificate, folder, options.transactions, options.clients)
+        report.served.setdefault(row.name, []).append(served)
         report.rulers.append(ruler())
-        say(f"floor of {row.name}: {floor.total(found) * 1e3:.3f} ms")
+        say(f"floor of {row.name}: {floor.total(found) * 1e3:.3f} ms in parts, {served * 1e3:.3f} ms at a bare server")
 
 
 def decoding(daemon: Daemon) -> tuple[float, int]:

@@ -4,13 +4,16 @@ Only work that no implementation on this platform could leave out is in it: no d
 policy, no certificate building, no look-ups, no log records.
 """
 
+import asyncio
 import hashlib
 import hmac
 import importlib
 import os
+import queue
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -22,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.end_entity import ECDSA_SHA256, PBM_ITERATIONS, SALT_OCTETS
 from bench.load import LoadProcess, Measured, Work, median
-from bench.server import EmptyHandler
+from bench.server import BareServer
 
 GROUP = 8
 """Requests that share one commit: half of the 16 clients."""
@@ -180,12 +183,132 @@ def commits(folder: Path, sizes: Measured, groups: int = 150) -> float:
 
 def http(load: LoadProcess, sizes: Measured, requests: int, clients: int) -> float:
     """Server CPU seconds of one request to an empty handler, with bodies as large as the real ones on average."""
-    with EmptyHandler(sum(sizes.answer_sizes) // len(sizes.answer_sizes)) as server:
+    with BareServer(sum(sizes.answer_sizes) // len(sizes.answer_sizes)) as server:
         octets = sum(sizes.request_sizes) // len(sizes.request_sizes)
         measured = load.perform(
             Work(server.port, server.pid, requests, requests // 10, clients, operation="empty", octets=octets)
         )
     return measured.cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What one request of a transaction cannot do without, as a bare server's handler does it; picklable.
+
+    The same operations as in the parts, done one after another for each request as a server has to, its commit shared
+    with whoever waits: so what they cost when caches are cold is in it, which the parts, each in a loop of its own,
+    do not show.
+    """
+
+    folder: str
+    kind: Kind
+    first: bool
+    octets: int
+    answer: int
+    certificate: bytes
+
+    def __call__(self) -> Callable[[], Awaitable[None]]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key()
+        spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        request, answer = os.urandom(self.octets), os.urandom(self.answer)
+        signature = key.sign(request, ECDSA_SHA256)
+        derive = min((_derivation(each) for each in _sha256_constructors()), key=lambda one: cpu_of(one, 10))
+        commits = _Commits(Path(self.folder), self.first)
+
+        async def handle() -> None:
+            hashlib.sha256(request).digest()
+            if self.kind == "mac":
+                mac_key = derive()
+                hmac.digest(mac_key, request, "sha256")
+            elif self.kind == "new signer" and self.first:
+                signer = x509.load_der_x509_certificate(self.certificate).public_key()
+                assert isinstance(signer, ec.EllipticCurvePublicKey)
+                public.verify(signature, request, ECDSA_SHA256)
+            if self.kind != "mac":
+                public.verify(signature, request, ECDSA_SHA256)
+            if self.first:
+                wanted = serialization.load_der_public_key(spki)
+                assert isinstance(wanted, ec.EllipticCurvePublicKey)
+                wanted.verify(signature, request, ECDSA_SHA256)
+                key.sign(request, ECDSA_SHA256)
+                hashlib.sha256(self.certificate).digest()
+            if self.kind == "mac":
+                hmac.digest(mac_key, answer, "sha256")
+            else:
+                key.sign(answer, ECDSA_SHA256)
+            await commits.add(answer, self.certificate)
+
+        return handle
+
+
+class _Commits:
+    """Rows of all who wait, written by one thread, in one transaction."""
+
+    def __init__(self, folder: Path, first: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._first = first
+        self._names: list[bytes] = []
+        self._jobs: queue.SimpleQueue[tuple[bytes, bytes, asyncio.Future[None]]] = queue.SimpleQueue()
+        database = folder / f"floor-{os.getpid()}.db"
+        self._connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+        self._connection.executescript(_SCHEMA)
+        threading.Thread(target=self._write, daemon=True).start()
+
+    async def add(self, answer: bytes, certificate: bytes) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._jobs.put((answer, certificate, future))
+        await future
+
+    def _write(self) -> None:
+        digest = os.urandom(32)
+        while True:
+            group = [self._jobs.get()]
+            while not self._jobs.empty():
+                group.append(self._jobs.get())
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            if self._first or len(self._names) < len(group):
+                names = [os.urandom(16) for _ in group]
+                connection.executemany(
+                    "INSERT INTO operations (id, state, nonce, request, answer) VALUES (?, 1, ?, ?, ?)",
+                    [(name, name, digest, answer) for name, (answer, _, _) in zip(names, group, strict=True)],
+                )
+                connection.executemany(
+                    "INSERT INTO certificates VALUES (?, ?, 1, ?)",
+                    [(name, name, certificate) for name, (_, certificate, _) in zip(names, group, strict=True)],
+                )
+                self._names = (self._names + names)[-1000:]
+            else:
+                names = [self._names.pop() for _ in group]
+                connection.executemany(
+                    "UPDATE operations SET state = 2, nonce = ?, request2 = ?, answer2 = ? WHERE id = ?",
+                    [(name, digest, answer, name) for name, (answer, _, _) in zip(names, group, strict=True)],
+                )
+                connection.executemany("UPDATE certificates SET status = 2 WHERE serial = ?", [(n,) for n in names])
+            connection.execute("COMMIT")
+            self._loop.call_soon_threadsafe(_done, [future for _, _, future in group])
+
+
+def _done(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def served(
+    load: LoadProcess, sizes: Measured, kind: Kind, certificate: bytes, folder: Path, requests: int, clients: int
+) -> float:
+    """CPU seconds of one transaction at a server that does the parts of the floor and nothing else."""
+    total_cpu = 0.0
+    for number, (octets, answer) in enumerate(zip(sizes.request_sizes, sizes.answer_sizes, strict=True)):
+        bare = Bare(str(folder), kind, number == 0, octets, answer, certificate)
+        with BareServer(answer, bare) as server:
+            measured = load.perform(
+                Work(server.port, server.pid, requests, requests // 10, clients, operation="empty", octets=octets)
+            )
+        total_cpu += measured.cpu
+    return total_cpu
 
 
 def parts(costs: Crypto, kind: Kind, exchanges: int, request: float, commit: float) -> list[Part]:

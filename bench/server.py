@@ -1,4 +1,4 @@
-"""The processes that are measured: the real daemon on a folder of its own, and an aiohttp server that does nothing."""
+"""The processes that are measured: the real daemon on a folder of its own, and a bare aiohttp server beside it."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Self
@@ -178,12 +179,16 @@ def _place(file: str, line: int, function: str) -> str:
     return function if file == "~" else f"{'/'.join(Path(file).parts[-3:])}:{line} {function}"
 
 
-def _nothing_process(pipe: Pipe, octets: int) -> None:
+def _handler_process(pipe: Pipe, octets: int, work: Callable[[], Callable[[], Awaitable[None]]] | None) -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         await request.read()
+        for each in works:
+            await each()
         return web.Response(body=answer, content_type="application/pkixcmp")
 
     async def serve() -> None:
+        if work is not None:
+            works.append(work())
         runner = web.ServerRunner(web.Server(handler))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -192,16 +197,21 @@ def _nothing_process(pipe: Pipe, octets: int) -> None:
         await runner.cleanup()
 
     answer = bytes(octets)
+    works: list[Callable[[], Awaitable[None]]] = []
     uvloop.run(serve())
 
 
-class EmptyHandler:
-    """An aiohttp server under uvloop whose handler reads the body and answers with `octets` octets, nothing else."""
+class BareServer:
+    """An aiohttp server under uvloop whose handler reads the body, does its work and answers with `octets` octets.
 
-    def __init__(self, octets: int) -> None:
+    `work` is called once in the server's process, on its event loop, and gives what is awaited for each request; with
+    None the handler is empty.
+    """
+
+    def __init__(self, octets: int, work: Callable[[], Callable[[], Awaitable[None]]] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._child = context.Process(target=_nothing_process, args=(theirs, octets), daemon=True)
+        self._child = context.Process(target=_handler_process, args=(theirs, octets, work), daemon=True)
 
     def __enter__(self) -> Self:
         self._child.start()

@@ -64,6 +64,7 @@ LINGER_SIZE = 4 * 1024 * 1024
 """How much of it."""
 
 _BACKLOG = 1024
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 _NO_STORE = b"Cache-Control: no-store\r\n"
 _CRL_CACHE = b"Cache-Control: no-cache\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -303,6 +304,16 @@ class Connection(RequestHandler):
     def hold(self, octets: int) -> None:
         """Count octets of an unfinished request."""
         self.listener.unfinished += octets
+
+    def acknowledge(self) -> None:
+        """Acknowledge a request's head at once when its body is still to come.
+
+        The OpenSSL client writes head and body apart, and its system holds the body back until the head is
+        acknowledged: without this it waits 40 ms before each certConf.
+        """
+        if _QUICKACK is not None and self.wire is not None:
+            with contextlib.suppress(OSError):
+                self.wire.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def arrived(self) -> None:
         """The request is here as a whole; its time is over, ours begins."""
@@ -674,6 +685,7 @@ class CMPTransfer(Listener):
                 return text(503, "too many unfinished requests", b"Retry-After: 10\r\n")
             if expect is not None and message.version != HttpVersion10 and request.connection.transport is not None:
                 request.connection.transport.write(_CONTINUE)
+            request.connection.acknowledge()
         body = await request.read(limit)
         if body is None:
             return text(413, f"the body is larger than {limit} octets")

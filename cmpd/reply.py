@@ -80,10 +80,25 @@ class Heading:
         """Take it from a readable header; `transaction_id` stands in where the client sent none."""
         return cls(
             header.pvno if header.pvno in {2, 3} else 2,
-            asn1.raw(header.sender),
+            _general_name(asn1.raw(header.sender)),
             header.transactionID or transaction_id,
             header.senderNonce,
         )
+
+
+_GENERAL_NAMES = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA5, 0x86, 0x87, 0x88})
+"""The alternatives of GeneralName but directoryName (RFC 5280 §4.2.1.6)."""
+
+
+def _general_name(sender: bytes) -> bytes:
+    """Whom to answer: the sender as it came, or the NULL-DN when it is not a GeneralName and would spoil the answer."""
+    if sender[0] in _GENERAL_NAMES:
+        return sender
+    try:
+        name = asn1.directory_name(sender)
+    except asn1.MalformedError:
+        return NULL_DN
+    return NULL_DN if name is None or name[0] != der.SEQUENCE else sender
 
 
 @dataclass(frozen=True, slots=True)

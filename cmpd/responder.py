@@ -106,7 +106,8 @@ class _Office:
             key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
             sender = asn1.der.tlv(0xA4, own.subject.public_bytes())
             identity = Identity.of(sender, key_id, Signer.of(key), certificates)
-        anchors = tuple(dict.fromkeys((*chain, *profile.trusted, *profile.ra_trusted)))
+        # not the root above our issuing CA: what a company's other CAs issue below it was not issued for this profile
+        anchors = tuple(dict.fromkeys((*chain[:1], *profile.trusted)))
         return Realm(
             profile,
             issuer,
@@ -344,23 +345,34 @@ class _Conversation:
 
     async def _certificate_credential(self, message: asn1.PKIMessage, realm: Realm) -> CertificateCredential:
         """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
-        known = realm.signers.find(message, self._now)
+        try:
+            known = realm.signers.find(message, self._now)
+        except CMPError:
+            ra_signer = self._ra_signer(message, realm)
+            if ra_signer is None:
+                raise
+            known = ra_signer
         realm.signers.check(message, known)
         issued = await self._store.certificate(known.certificate.serial_number)
         if issued is not None and issued.der != known.der:
             issued = None
         if issued is None and _from_own_ca(known, realm):
             raise NotAuthorized("the CMP protection certificate is not one that was issued by this service to an EE")
-        return CertificateCredential(known, issued, self._is_ra(message, realm, known))
+        is_ra = False
+        if realm.ra_signers is not None and is_authorised_ra(known.extended_key_usage):
+            ra_signer = self._ra_signer(message, realm)
+            is_ra = ra_signer is not None and ra_signer.fingerprint == known.fingerprint
+        return CertificateCredential(known, issued, is_ra)
 
-    def _is_ra(self, message: asn1.PKIMessage, realm: Realm, known: KnownSigner) -> bool:
-        """An RA has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""
-        if realm.ra_signers is None or not is_authorised_ra(known.extended_key_usage):
-            return False
+    def _ra_signer(self, message: asn1.PKIMessage, realm: Realm) -> KnownSigner | None:
+        """Find an RA: it has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""
+        if realm.ra_signers is None:
+            return None
         try:
-            return realm.ra_signers.find(message, self._now).fingerprint == known.fingerprint
+            known = realm.ra_signers.find(message, self._now)
         except CMPError:
-            return False
+            return None
+        return known if is_authorised_ra(known.extended_key_usage) else None
 
     # ------------------------------------------------------------------------------------------ answering
 

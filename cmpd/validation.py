@@ -79,7 +79,7 @@ class Received:
 def version(message: asn1.PKIMessage) -> None:
     """pvno MUST be cmp2000(2) or cmp2021(3), else unsupportedVersion (RFC 9483 §3.5)."""
     if message.header.pvno not in {CMP2000, CMP2021}:
-        raise UnsupportedVersion(f"pvno {message.header.pvno} is neither cmp2000(2) nor cmp2021(3)")
+        raise UnsupportedVersion("pvno is neither cmp2000(2) nor cmp2021(3)")
 
 
 def transaction_id(message: asn1.PKIMessage, rules: Rules | None, fresh: bytes) -> bytes:

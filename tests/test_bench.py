@@ -30,7 +30,7 @@ from bench.end_entity import (
     want,
 )
 from bench.load import LoadProcess, Measured, Work, cpu_seconds, median, percentile
-from bench.server import EmptyHandler
+from bench.server import BareServer
 from cmpd import asn1
 from cmpd.asn1 import BodyType, der
 from cmpd.limits import Limits
@@ -243,7 +243,7 @@ def test_the_cpu_time_of_a_process_holds_its_ended_threads() -> None:
 
 
 def test_the_load_client_reports_a_server_that_talks_nonsense() -> None:
-    with EmptyHandler(600) as server, LoadProcess() as load:
+    with BareServer(600) as server, LoadProcess() as load:
         work = Work(server.port, server.pid, 2, 0, 1, mac_path="/", reference=REFERENCE, secret=SECRET)
         with pytest.raises(asn1.MalformedError):
             load.perform(work)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cmpd.exchange import Arrival
-from cmpd.http_transfer import Service, segments, server_tls
+from cmpd.http_transfer import Connection, Service, segments, server_tls
 from tests.http_client import SERVICE, WAIT, both_loops, echo, post, self_signed, serving
 
 OPERATIONS = [
@@ -517,3 +517,22 @@ async def test_an_address_in_use_is_an_os_error(certificate: Path) -> None:
 )
 def test_segments(target: str, found: list[str]) -> None:
     assert segments(target) == found
+
+
+@both_loops
+async def test_a_head_is_acknowledged_at_once_when_its_body_is_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The OpenSSL client's system holds the body back until the head is acknowledged, by default 40 ms later."""
+    acknowledged: list[Connection] = []
+    acknowledge = Connection.acknowledge
+
+    def noticed(connection: Connection) -> None:
+        acknowledge(connection)
+        acknowledged.append(connection)
+
+    monkeypatch.setattr(Connection, "acknowledge", noticed)
+    async with serving() as server, server.connect() as client:
+        assert (await client.ask(post())).status == 200
+        assert acknowledged == []
+        client.send(post(body=None, media_type="application/pkixcmp")[:-2] + b"Content-Length: 3\r\n\r\n")
+        await server.until(lambda: len(acknowledged) == 1)
+        assert (await client.ask(b"abc")).status == 200

@@ -26,7 +26,7 @@ async def handle(operation: Operation) -> bytes:
     for status in statuses:
         certificate = waiting.get(status.certReqId)
         if certificate is None:
-            raise BadCertId(f"certConf: no certificate was issued for certReqId {status.certReqId}")
+            raise BadCertId("certConf: no certificate was issued for this certReqId")
         if status.certReqId in seen:
             raise BadRequest(f"certConf: certReqId {status.certReqId} occurs twice")
         seen.add(status.certReqId)
@@ -55,4 +55,4 @@ def _is_accepted(status: asn1.CertStatus) -> bool:
         return True
     if status.statusInfo.status == PKIStatus.rejection:
         return False
-    raise BadRequest(f"certConf: status {status.statusInfo.status} is neither accepted nor rejection")
+    raise BadRequest("certConf: status is neither accepted nor rejection")

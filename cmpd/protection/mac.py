@@ -25,8 +25,8 @@ MIN_SALT = 8
 """RFC 4211 §4.4 asks for at least 8 octets; so does PKCS #5 (RFC 8018 §4.1)."""
 MIN_KEY_LENGTH = 16
 """keyLength of PBKDF2: the sender chooses it before it is known, and a MAC by a key of one octet is soon guessed."""
-MAX_KEY_LENGTH = 128
-"""keyLength of PBKDF2: a key longer than the largest hash's block adds nothing."""
+MAX_KEY_LENGTH = 64
+"""keyLength of PBKDF2 "SHOULD be the same size as the HMAC function output" (RFC 9579 §5); more multiplies the work."""
 
 _OWFS: dict[ObjectIdentifier, str] = {
     oids.SHA1: "sha1",
