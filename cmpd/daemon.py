@@ -385,15 +385,16 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""
-        ended = await self._store.expire(datetime.now(UTC))
-        for transaction in ended:
-            self._log.info(
-                "transaction expired",
-                profile=transaction.profile,
-                transaction_id=transaction.transaction_id.hex(),
-                serial=", ".join(f"{serial:x}" for serial in transaction.serials),
-            )
-        self.metrics.expired(len(ended))
+        now = datetime.now(UTC)
+        while ended := await self._store.expire(now):  # a bounded number at a time
+            for transaction in ended:
+                self._log.info(
+                    "transaction expired",
+                    profile=transaction.profile,
+                    transaction_id=transaction.transaction_id.hex(),
+                    serial=", ".join(f"{serial:x}" for serial in transaction.serials),
+                )
+            self.metrics.expired(len(ended))
 
     async def _forget(self) -> None:
         """Delete transactions that ended long ago."""

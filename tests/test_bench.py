@@ -276,9 +276,10 @@ def test_median_and_percentile() -> None:
 def test_the_table_marks_what_is_over_its_limit() -> None:
     slow = Measured(transactions=10, server_cpu=0.013, latencies=[0.05], elapsed=1)
     found = report.Report({"date": "today"}, 10, 16, rows={"pbm": [slow]}, floors={"pbm": [[floor.Part("all", 1e-3)]]})
+    found.served["pbm"] = [0.00125]
     table = report.markdown(found)
     assert "| 1.20 ms | 1.30 ms (over) |" in re.sub(r" +", " ", table)
-    assert "| 1.30 | 1.7 |" in re.sub(r" +", " ", table)
+    assert "| 1.00 ms | 1.30 | 1.25 ms | 1.04 | 1.7 |" in re.sub(r" +", " ", table)
     assert "50.00 ms (over)" in table
 
 

@@ -1,9 +1,9 @@
 """PKIMessage: the whole of it, with the body still opaque (RFC 9810 §5.1)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from cryptography.hazmat.asn1 import TLV, BitString, Explicit, decode_der, encode_der, sequence
+from cryptography.hazmat.asn1 import decode_der
 
 from cmpd.asn1 import der
 from cmpd.asn1.ber import transcode
@@ -33,26 +33,14 @@ class DecodeLimits(Protocol):
         """The most elements in extraCerts."""
 
 
-@sequence
-class _PKIMessage:
-    """PKIMessage ::= SEQUENCE { header PKIHeader, body PKIBody, protection [0] PKIProtection OPTIONAL,
-    extraCerts [1] SEQUENCE SIZE (1..MAX) OF CMPCertificate OPTIONAL } (RFC 9810 §5.1)
-    """
-
-    header: TLV
-    body: TLV
-    protection: Annotated[BitString | None, Explicit(0)] = None
-    extraCerts: Annotated[list[TLV] | None, Explicit(1)] = None
-
-
 class PKIMessage:
     """A decoded message. Header and body are also kept as the octets that were received, for these are protected."""
 
     __slots__ = (
-        "_extra_certs",
         "body_der",
         "body_type",
         "der",
+        "extraCerts",
         "header",
         "header_der",
         "limits",
@@ -61,20 +49,10 @@ class PKIMessage:
     )
 
     def __init__(self, encoded: bytes, limits: DecodeLimits, *, was_ber: bool) -> None:
-        try:
-            wire = decode_der(_PKIMessage, encoded)
-        except DECODE_ERRORS as exc:
-            raise MalformedError(f"message: {reason(exc)}") from None
-        extra_certs = wire.extraCerts or ()
-        if len(extra_certs) > limits.extra_certs:
-            raise MalformedError(f"extraCerts: more than {limits.extra_certs} certificates")
-        tag = wire.body.tag_bytes[0]
-        if len(wire.body.tag_bytes) != 1 or not 0xA0 <= tag <= 0xBA:
+        header_der, body_der, protection, extra_certs = _split(encoded)
+        tag = body_der[0]
+        if not 0xA0 <= tag <= 0xBA:
             raise MalformedError("body: not a tag of PKIBody")
-        protection = wire.protection
-        if protection is not None and protection.padding_bits():
-            raise MalformedError("protection: not whole octets")
-        header_der = encode_der(wire.header)
         try:
             if len(header_der) > 2 * limits.list_length:
                 _count_header_lists(header_der, limits.list_length)
@@ -87,20 +65,15 @@ class PKIMessage:
         self.header: PKIHeader = header
         self.header_der: bytes = header_der
         self.body_type: BodyType = _BODY_TYPES[tag - 0xA0]
-        self.body_der: bytes = encode_der(wire.body)
+        self.body_der: bytes = body_der
         """The whole body with its `[n]` tag, not yet looked into."""
-        self.protection: bytes | None = None if protection is None else protection.as_bytes()
-        self._extra_certs: Sequence[TLV] = extra_certs
-        self.limits: DecodeLimits = limits
-        """What it was decoded under."""
+        self.protection: bytes | None = protection
+        self.extraCerts: list[bytes] = _extra_certs(extra_certs, limits.extra_certs)
+        """The DER of each extraCert; whether it is a certificate is for the reader to find out."""
+        self.limits = limits
 
     def __repr__(self) -> str:
         return f"<PKIMessage {self.body_type.name}, {len(self.der)} octets>"
-
-    @property
-    def extraCerts(self) -> list[bytes]:
-        """The DER of each extraCert; whether it is a certificate is for the reader to find out."""
-        return [encode_der(cert) for cert in self._extra_certs]
 
     def protected_part(self) -> bytes:
         """DER of ProtectedPart (RFC 9810 §5.1.3)."""
@@ -118,6 +91,54 @@ class PKIMessage:
 
 
 _BODY_TYPES = tuple(BodyType)
+
+
+def _split(encoded: bytes) -> tuple[bytes, bytes, bytes | None, bytes | None]:
+    """Take a message apart: header, body, the octets of the protection, and the `[1]` element of extraCerts.
+
+    PKIMessage ::= SEQUENCE { header PKIHeader, body PKIBody, protection [0] PKIProtection OPTIONAL,
+    extraCerts [1] SEQUENCE SIZE (1..MAX) OF CMPCertificate OPTIONAL } (RFC 9810 §5.1)
+
+    By hand, since header and body are wanted as the very octets that are protected.
+    """
+    where = "message"
+    try:
+        tag, start, end = der.read(encoded)
+        if tag != der.SEQUENCE or end != len(encoded):
+            raise MalformedError("not one SEQUENCE")
+        middle = der.read(encoded, start)[2]
+        where = "body"
+        pos = der.read(encoded, middle)[2]
+        header, body, protection, extra_certs = encoded[start:middle], encoded[middle:pos], None, None
+        where = "protection"
+        if pos < end and encoded[pos] == 0xA0:
+            stop = der.read(encoded, pos)[2]
+            octets = der.content(b"".join(der.children(encoded[pos:stop], 1)), der.BIT_STRING)
+            if octets[:1] != b"\x00":
+                raise MalformedError("not whole octets")
+            protection, pos = octets[1:], stop
+        where = "extraCerts"
+        if pos < end and encoded[pos] == 0xA1:
+            stop = der.read(encoded, pos)[2]
+            extra_certs, pos = encoded[pos:stop], stop
+        where = "message"
+        if pos != end:
+            raise MalformedError("an element that does not belong there")
+    except MalformedError as exc:
+        raise MalformedError(f"{where}: {exc}") from None
+    return header, body, protection, extra_certs
+
+
+def _extra_certs(element: bytes | None, limit: int) -> list[bytes]:
+    if element is None:
+        return []
+    try:
+        certificates = b"".join(der.children(element, 1))
+        if certificates[:1] != b"\x30":
+            raise MalformedError("not a SEQUENCE OF")
+        return der.children(certificates, limit)
+    except MalformedError as exc:
+        raise MalformedError(f"extraCerts: {exc}") from None
 
 
 def decode(data: bytes, limits: DecodeLimits) -> PKIMessage:

@@ -47,11 +47,11 @@ def test_repr_shows_no_content() -> None:
         (b"POST / HTTP/1.1", "message"),
         (_message() + b"\x00", "message"),
         (_message()[:-1], "message"),
-        (_message(_header()), "message"),
+        (_message(_header()), "body"),
         (_message(_header(), PKICONF, der.null()), "message"),
-        (_message(_header(), PKICONF, der.explicit(0, der.octet_string(b"x"))), "message"),
+        (_message(_header(), PKICONF, der.explicit(0, der.octet_string(b"x"))), "protection"),
         (_message(_header(), PKICONF, der.explicit(0, der.bit_string(b"\xf0", 4))), "protection"),
-        (_message(_header(), PKICONF, der.explicit(1, der.sequence(b"\x30\x05"))), "message"),
+        (_message(_header(), PKICONF, der.explicit(1, der.sequence(b"\x30\x05"))), "extraCerts"),
         (_message(_header(), der.null()), "body"),
         (_message(_header(), der.explicit(27, der.null())), "body"),
         (_message(_header(), b"\x83\x00"), "body"),
@@ -78,7 +78,7 @@ def test_malformed_message_says_where(data: bytes, where: str) -> None:
 
 def test_malformed_message_says_what_in_words() -> None:
     """The text goes to the peer as statusString."""
-    with pytest.raises(MalformedError, match=r"^message: the data or a field ends too soon$"):
+    with pytest.raises(MalformedError, match=r"^message: an element is longer than what is there$"):
         asn1.decode(IR[:-1], LIMITS)
     with pytest.raises(MalformedError, match=r"^header: an unexpected tag$"):
         asn1.decode(_message(der.sequence(der.null()), PKICONF), LIMITS)
