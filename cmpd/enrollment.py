@@ -1,15 +1,18 @@
 """What ir, cr, p10cr and kur have in common: from a request with its POP to a certificate (RFC 9483 §4.1, §5.1.1).
 
-    POP ─► who may ask for whom ─► Profile.approve ─► issuer.issue ─► the answer ─► store.issued
+    POP ─► who may ask for whom ─► Profile.approve ─► what the store knows ─► issuer.issue ─► the answer ─► store.issued
 
 Everything up to the approval is decided before anything is issued. The certificate, the transaction's state and the
-exact answer become durable in one commit before the answer leaves.
+exact answer become durable in one commit before the answer leaves; whether a key, a seat or a budget is still free is
+decided in that commit.
 """
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
+from typing import TypeVar
 
 from cryptography.x509 import ObjectIdentifier
 
@@ -22,6 +25,7 @@ from cmpd.errors import (
     BadRequest,
     CertRevoked,
     CMPError,
+    DuplicateCertReq,
     NotAuthorized,
     SystemFailure,
     SystemUnavail,
@@ -38,12 +42,25 @@ from cmpd.exchange import (
     TransactionState,
 )
 from cmpd.limits import Limits
-from cmpd.ports import Issued, Issuer, IssuerFailure, IssuerUnavailable, Revocation, Store
+from cmpd.lint import Kind, LinterMissing, Previewer, Severity, complaint, lint_preview
+from cmpd.ports import (
+    Condition,
+    Conditions,
+    Issued,
+    Issuer,
+    IssuerFailure,
+    IssuerUnavailable,
+    OutsideEffects,
+    Revocation,
+    Store,
+    Unmet,
+)
 from cmpd.profile import Profile
 from cmpd.protection import CertificateCredential, Credential, MacCredential, SignerCache
 from cmpd.reply import Identity, Replier
 from cmpd.validation import Received
 
+T = TypeVar("T")
 NULL_NAME = der.sequence()
 """The NULL-DN (RFC 9483 §1.4)."""
 
@@ -69,6 +86,22 @@ class Realm:
     """Who may sign requests: the profile's trust anchors and our own CA."""
     ra_signers: SignerCache | None
     """RA certificates that may vouch for others."""
+    conditions: Conditions
+    """What the profile asks of the store for every certificate."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the store is asked before the issuer, and not in the commit alone.
+
+        A key that is in use is rare, and a certificate of ours that nobody got to see costs a signature only.
+        """
+        conditions = self.conditions
+        return (
+            conditions.alone_in_seat
+            or conditions.per_seat is not None
+            or conditions.per_day is not None
+            or isinstance(self.issuer, OutsideEffects)
+        )
 
     @property
     def handed_chain(self) -> tuple[bytes, ...]:
@@ -92,6 +125,8 @@ class Operation:
     now: datetime
     replier: Replier
     exchange: Exchange
+    decided: CertificateRequest | None = None
+    """The request that the profile has decided last, in the form it was decided."""
 
     def transaction(self, state: TransactionState, answer: bytes, *, confirm_by: datetime | None = None) -> Transaction:
         """The record of a transaction that this message begins."""
@@ -117,6 +152,18 @@ class Wanted:
     check_pop: Callable[[], None]
     old_certificate: tuple[bytes, int] | None = None
     """oldCertID: issuer (GeneralName DER) and serial number."""
+    updates: int | None = None
+    """Serial number of the certificate of ours that it updates."""
+    keeps_key: bool = False
+    """Its key is that of the certificate which it updates, and the profile allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A request that is granted, if the store has nothing against it."""
+
+    approved: Approved
+    conditions: Conditions
 
 
 Refine = Callable[[Operation, Wanted], Awaitable[Wanted]]
@@ -125,32 +172,41 @@ Refine = Callable[[Operation, Wanted], Awaitable[Wanted]]
 
 async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine) -> bytes:
     """Decide, issue, record and answer (RFC 9483 §4.1.1, §5.1.1). Raises CMPError when nothing is granted."""
-    decided: list[tuple[int, Approved | CMPError]] = []
+    decided: list[tuple[int, Decided | CMPError]] = []
+    looks_ahead = operation.realm.looks_ahead or len(wanted) > 1
     for one in wanted:
         try:
-            decided.append((one.request.cert_req_id, await _decide(operation, one, refine)))
+            accepted = await _decide(operation, one, refine)
+            if looks_ahead:
+                await _look_ahead(operation, accepted, sum(isinstance(other, Decided) for _, other in decided))
+            if accepted.approved.lint != "off":
+                await _lint(operation, accepted.approved)
+            decided.append((one.request.cert_req_id, accepted))
         except CMPError as exc:
             if len(wanted) == 1:
                 raise
             decided.append((one.request.cert_req_id, exc))
     responses: list[bytes] = []
     certificates: list[IssuedCertificate] = []
+    conditions: list[Conditions] = []
     implicit = operation.realm.profile.implicit_confirm and reply.asks_implicit_confirm(
         operation.received.message.header
     )
     changed = False
-    for cert_req_id, approved in decided:
-        if isinstance(approved, CMPError):
-            responses.append(reply.cert_response(cert_req_id, reply.rejection(approved)))
+    for cert_req_id, one_decided in decided:
+        if isinstance(one_decided, CMPError):
+            responses.append(reply.cert_response(cert_req_id, reply.rejection(one_decided)))
             continue
+        approved = one_decided.approved
         issued = await _issue(operation.realm.issuer, approved)
         certificates.append(_record(operation, approved, issued, implicit=implicit))
+        conditions.append(one_decided.conditions)
         modified = approved.modified
         if issued.not_after < approved.not_after:
             modified = (*modified, f"validity: cut at the end of the issuing CA, {issued.not_after:%Y-%m-%dT%H:%M:%SZ}")
         changed = changed or bool(modified)
         responses.append(reply.cert_response(cert_req_id, reply.granted(modified), issued.der))
-    answer = await _hand_out(operation, responses, certificates, implicit=implicit)
+    answer = await _hand_out(operation, responses, certificates, conditions, implicit=implicit)
     refusals = [one for _, one in decided if isinstance(one, CMPError)]
     exchange = operation.exchange
     if refusals:
@@ -163,6 +219,7 @@ async def _hand_out(
     operation: Operation,
     responses: Sequence[bytes],
     certificates: Sequence[IssuedCertificate],
+    conditions: Sequence[Conditions],
     *,
     implicit: bool,
 ) -> bytes:
@@ -186,10 +243,13 @@ async def _hand_out(
         extra_certs=operation.realm.handed_chain if certificates else (),
     )
     code = operation.credential.code.id if certificates and isinstance(operation.credential, MacCredential) else None
-    await operation.store.issued(
-        operation.transaction(state, answer, confirm_by=confirm_by), certificates, code=code, now=now
-    )
+    transaction = operation.transaction(state, answer, confirm_by=confirm_by)
+    try:
+        await operation.store.issued(transaction, certificates, code=code, now=now, conditions=conditions)
+    except Unmet as unmet:
+        raise _refusal(unmet, operation.realm.conditions) from unmet
     operation.exchange.serial = ",".join(f"{certificate.serial:x}" for certificate in certificates)
+    operation.exchange.seat = ",".join(certificate.seat for certificate in certificates if certificate.seat)
     return answer
 
 
@@ -215,21 +275,160 @@ async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Seq
     return answer
 
 
-async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Approved:
+async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Decided:
     one.check_pop()
     one = await refine(operation, one)
-    return operation.realm.profile.approve(
+    operation.decided = one.request
+    approved = operation.realm.profile.approve(
         one.request, transaction_id=operation.received.transaction_id, now=operation.now
     )
+    conditions = operation.realm.conditions
+    if one.updates is not None or one.keeps_key:
+        conditions = replace(conditions, new_key=conditions.new_key and not one.keeps_key, updates=one.updates)
+    return Decided(approved, conditions)
 
 
-async def _issue(issuer: Issuer, approved: Approved) -> Issued:
+async def _look_ahead(operation: Operation, decided: Decided, others: int) -> None:
+    """Refuse what the store would refuse, before an issuer is asked; the commit has the last word all the same."""
+    approved = decided.approved
+    unmet = await operation.store.unmet(
+        approved.profile, approved.seat, digest(approved.spki), decided.conditions, operation.now, others=others
+    )
+    if unmet is not None:
+        raise _refusal(unmet, operation.realm.conditions)
+
+
+def _refusal(unmet: Unmet, conditions: Conditions) -> CMPError:
+    """Phrase for the peer which condition is not met, and when it will be."""
+    private = None if unmet.serial is None else f"certificate {unmet.serial:x} is in the way"
+    until = "" if unmet.until is None else f"{unmet.until:%Y-%m-%dT%H:%M:%SZ}"
+    seat = f"seat {asn1.printable(unmet.seat or '')}"
+    match unmet.condition:
+        case Condition.compromised_key:
+            return BadCertTemplate("publicKey: is known to be compromised; make a new key", private=private)
+        case Condition.new_key:
+            return BadCertTemplate(
+                "publicKey: already has a certificate; make a new key (key.same_key_elsewhere)", private=private
+            )
+        case Condition.alone_in_seat:
+            text = f"{seat}: has a valid certificate already (seat.allow_duplicates)"
+            return DuplicateCertReq(f"{text}; it ends at {until}" if until else text, private=private)
+        case Condition.per_seat:
+            text = f"{seat}: has all the {conditions.per_seat} valid certificates that it may have (budget.per_seat)"
+            return NotAuthorized(f"{text}; the first of them ends at {until}" if until else text, private=private)
+        case Condition.per_day:
+            text = f"the profile issues no more than {conditions.per_day} certificates a day (budget.per_day)"
+            return NotAuthorized(f"{text}; the next day begins at {until}" if until else text)
+
+
+_LINTERS: dict[str | None, Kind] = {None: "pkix", "smime": "smime", "tls": "tls"}
+_TOLD = (Severity.fatal, Severity.error, Severity.warning)
+
+
+async def _lint(operation: Operation, approved: Approved) -> None:
+    """Lint what would be signed: enforce refuses what breaks a MUST, warn notes what was found. Raises CMPError."""
+    profile, issuer = operation.realm.profile, operation.realm.issuer
+    if not isinstance(issuer, Previewer):
+        raise SystemFailure("the certificate cannot be linted", private=f"issuer {profile.issuer} shows no preview")
     try:
-        return await issuer.issue(approved)
+        findings = await _from_issuer(
+            lint_preview(
+                issuer,
+                approved,
+                _LINTERS[profile.public_trust],
+                validation_type=profile.validation_type,
+                generation=profile.generation,
+            )
+        )
+    except LinterMissing as exc:
+        if approved.lint == "enforce":
+            raise SystemFailure("the certificate cannot be linted", private=str(exc)) from exc
+        operation.exchange.lint = str(exc)
+        return
+    told = [str(finding) for finding in findings if finding.severity in _TOLD]
+    operation.exchange.lint = "; ".join(filter(None, (operation.exchange.lint, *told)))
+    if approved.lint == "enforce":
+        serious = complaint(findings)
+        if serious:
+            raise BadCertTemplate(serious, private="; ".join(told))
+
+
+async def _from_issuer(answer: Awaitable[T]) -> T:
+    """Translate what an issuer raises."""
+    try:
+        return await answer
     except IssuerUnavailable as exc:
         raise SystemUnavail("the issuing CA is not available; try again later", private=str(exc)) from exc
     except IssuerFailure as exc:
         raise SystemFailure("the issuing CA could not issue the certificate", private=str(exc)) from exc
+
+
+async def _issue(issuer: Issuer, approved: Approved) -> Issued:
+    """Have a certificate issued that is what was approved: the issuer's word is not taken for it."""
+    issued = await _from_issuer(issuer.issue(approved))
+    try:
+        difference = _difference(approved, issued)
+    except (ValueError, IndexError) as exc:
+        difference = f"it cannot be read: {exc}"
+    if difference is not None:
+        raise SystemFailure(
+            "the issuing CA issued something other than what was approved",
+            private=f"{difference}; serial number {issued.serial:x}",
+        )
+    return issued
+
+
+ISSUERS_OWN = frozenset(
+    (
+        der.oid(oids.SUBJECT_KEY_IDENTIFIER),
+        der.oid(oids.AUTHORITY_KEY_IDENTIFIER),
+        der.oid(oids.CRL_DISTRIBUTION_POINTS),
+        der.oid(oids.AUTHORITY_INFO_ACCESS),
+        der.oid(oids.CERTIFICATE_POLICIES),
+        der.oid("1.3.6.1.4.1.11129.2.4.2"),  # signed certificate timestamps (RFC 6962 §3.3)
+    )
+)
+"""Extensions that an issuer may add to what was approved; they make nobody another and give nobody a right."""
+
+
+def _difference(approved: Approved, issued: Issued) -> str | None:
+    """Say where a certificate is not what was approved, octet for octet; None when it is (RFC 5280 §4.1).
+
+    Raises ValueError or IndexError when it cannot be read.
+    """
+    serial, _, _, validity, subject, spki, *rest = _tbs(issued.der)
+    if subject != approved.subject:
+        return "subject differs"
+    if spki != approved.spki:
+        return "subjectPublicKeyInfo differs"
+    if validity != der.sequence(der.x509_time(approved.not_before), der.x509_time(issued.not_after)):
+        return "validity differs"
+    if issued.not_after > approved.not_after:
+        return "notAfter is later"
+    if serial != der.integer(issued.serial):
+        return "serialNumber is not the one that the issuer has named"
+    if len(rest) != 1 or rest[0][0] != 0xA3:
+        return "there is a unique identifier, or there are no extensions"
+    due = {_extension(one.oid, one.critical, one.value) for one in approved.extensions}
+    kinds = {der.oid(one.oid) for one in approved.extensions}
+    for extension in der.children(rest[0][der.read(rest[0])[1] :]):
+        if extension in due:
+            due.remove(extension)
+            continue
+        start = der.read(extension)[1]
+        kind = extension[start : der.read(extension, start)[2]]
+        if kind in kinds or kind not in ISSUERS_OWN:
+            return f"extension {extension.hex()} was not approved"
+        kinds.add(kind)
+    if due:
+        return f"extensions are missing: {', '.join(sorted(extension.hex() for extension in due))}"
+    return None
+
+
+@lru_cache(maxsize=256)
+def _extension(oid: ObjectIdentifier, critical: bool, value: bytes) -> bytes:
+    """Encode an extension; most of those of a profile are always the same (RFC 5280 §4.1)."""
+    return der.sequence(der.oid(oid), der.boolean(True) if critical else b"", der.octet_string(value))
 
 
 def _record(operation: Operation, approved: Approved, issued: Issued, *, implicit: bool) -> IssuedCertificate:
@@ -244,6 +443,7 @@ def _record(operation: Operation, approved: Approved, issued: Issued, *, implici
         cert_req_id=approved.cert_req_id,
         status=CertificateStatus.valid if implicit else CertificateStatus.unconfirmed,
         issued_at=operation.now,
+        seat=approved.seat,
     )
 
 
@@ -375,7 +575,7 @@ async def same_identity(operation: Operation, one: Wanted) -> Wanted:
 
 
 async def updated_identity(operation: Operation, one: Wanted) -> Wanted:
-    """The rules of kur (RFC 9483 §4.1.3): same subject, same SAN, and a new key where the profile asks for one."""
+    """The rules of kur (RFC 9483 §4.1.3): in time, same subject, same SAN, a new key if the profile says so."""
     credential = operation.credential
     if not isinstance(credential, CertificateCredential):
         raise NotAuthorized("a kur must be signed with the certificate that it updates")
@@ -390,10 +590,25 @@ async def updated_identity(operation: Operation, one: Wanted) -> Wanted:
         raise NotAuthorized("a kur from an RA must name the certificate to be updated in oldCertID")
     if issued is not None:
         _usable(issued, operation)
+    _in_time(old, operation)
     one = _of_certificate(one, old, fill=True)
-    if operation.realm.profile.require_new_key and one.request.spki == _spki(old):
+    keeps_key = one.request.spki == _spki(old)
+    if keeps_key and operation.realm.profile.require_new_key:
         raise BadCertTemplate("publicKey: the profile asks for a new key in an update (renewal.require_new_key)")
-    return one
+    return replace(one, updates=None if issued is None else issued.serial, keeps_key=keeps_key)
+
+
+def _in_time(certificate: bytes, operation: Operation) -> None:
+    """Hold the time against the renewal window and the grace of the profile; raises BadRequest."""
+    profile, now = operation.realm.profile, operation.now
+    end = asn1.read_time(der.children(_tbs(certificate)[3], 2)[1])
+    if now - profile.renewal_grace > end:
+        raise BadRequest(f"renewal: the certificate expired at {end:%Y-%m-%dT%H:%M:%SZ} (renewal.grace)")
+    if profile.renewal_window is not None and now < end - profile.renewal_window:
+        begin = end - profile.renewal_window
+        raise BadRequest(
+            f"renewal: the certificate can be updated from {begin:%Y-%m-%dT%H:%M:%SZ} on (renewal.window_days)"
+        )
 
 
 def _usable(issued: IssuedCertificate, operation: Operation) -> None:
@@ -425,13 +640,7 @@ def _of_certificate(one: Wanted, certificate: bytes, *, fill: bool) -> Wanted:
             raise BadCertTemplate("subjectAltName: differs from that of the certificate which signs the request")
     if wanted_subject is request.subject and wanted_extensions is request.extensions:
         return one
-    return Wanted(
-        CertificateRequest(
-            request.cert_req_id, wanted_subject, request.spki, wanted_extensions, request.not_before, request.not_after
-        ),
-        one.check_pop,
-        one.old_certificate,
-    )
+    return replace(one, request=replace(request, subject=wanted_subject, extensions=wanted_extensions))
 
 
 def _is(certificate: bytes, cert_id: tuple[bytes, int]) -> bool:

@@ -4,6 +4,7 @@
       BadAlg BadMessageCheck BadRequest BadTime BadCertId BadDataFormat IncorrectData BadPOP CertRevoked
       CertConfirmed WrongIntegrity BadRecipientNonce UnacceptedExtension BadSenderNonce BadCertTemplate
       SignerNotTrusted TransactionIdInUse UnsupportedVersion NotAuthorized SystemUnavail SystemFailure
+      DuplicateCertReq
 
 Rules raise these; `str(exc)` goes to the peer as statusString, `exc.private` only to the log. Nothing below the
 responder catches them and nothing below `reply` phrases them as a message.
@@ -148,3 +149,9 @@ class SystemFailure(CMPError):
     """A back-end does not function correctly (RFC 9483 §3.6.4)."""
 
     fail_info = PKIFailureInfo.systemFailure
+
+
+class DuplicateCertReq(CMPError):
+    """The certificate already exists: who asks for it has one that is valid (RFC 9810 §5.2.3)."""
+
+    fail_info = PKIFailureInfo.duplicateCertReq

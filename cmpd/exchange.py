@@ -42,6 +42,10 @@ class Exchange:
     """What only the operator may read about a refusal."""
     serial: str = ""
     """Serial numbers of the certificates concerned, lower-case hexadecimal, comma separated."""
+    seat: str = ""
+    """Who the certificates are for, comma separated; empty where the profile has no seats."""
+    lint: str = ""
+    """What the linter has found, one phrase each; empty when nothing was found or nothing was linted."""
     normalised: bool = False
     """The message was BER and not DER."""
     exception: BaseException | None = field(default=None, repr=False)
@@ -156,6 +160,49 @@ class IssuedCertificate:
     issued_at: datetime
     revoked_at: datetime | None = None
     reason: RevocationReason | None = None
+    seat: str | None = None
+    """Who it is for; None where the profile has no seats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Somebody or something that holds certificates of a profile, as the profile's seat mapping names it."""
+
+    profile: str
+    id: str
+    created: datetime
+    """When its first certificate was issued."""
+    last_issued: datetime
+    certificates: int
+    """How many have been issued to it, whatever has become of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that was refused, and why: for the operator, without any secret."""
+
+    at: datetime
+    address: str
+    profile: str
+    """Empty when it is not known which profile was meant."""
+    operation: str
+    """Body type of the request."""
+    transaction_id: str
+    """Lower-case hexadecimal."""
+    credential: str
+    """`code:<reference>` or `cert:<subject>`; empty when the sender could not be authenticated."""
+    fail_info: str
+    """The PKIFailureInfo bit's name."""
+    reason: str
+    """The statusString that the peer was told."""
+    private: str = ""
+    """What only the operator may read."""
+    findings: tuple[Finding, ...] = ()
+    """Every rule of the profile held against the request, where it came to that."""
+    request: bytes | None = field(default=None, repr=False)
+    """The request, DER; None when it is too long, cannot be read, or carries a secret."""
+    id: int | None = None
+    """Its number in the store; None when it is in the memory of the process only."""
 
 
 class TransactionState(enum.StrEnum):

@@ -5,15 +5,17 @@ Whoever implements one runs its suite in `tests/contract/`. An issuer is registe
 checked at start-up against what the profiles ask for.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from cmpd.exchange import (
     Approved,
     EnrollmentCode,
     IssuedCertificate,
+    Refusal,
     RevocationReason,
     Transaction,
     TransactionState,
@@ -39,6 +41,57 @@ class TransactionMoved(Exception):
 
 class CodeUnusable(Exception):
     """The enrollment code was used up, revoked or has expired meanwhile; nothing of the call has been kept."""
+
+
+class Condition(enum.StrEnum):
+    """What a certificate may be subject to; see `Conditions`."""
+
+    compromised_key = "compromised_key"
+    new_key = "new_key"
+    alone_in_seat = "alone_in_seat"
+    per_seat = "per_seat"
+    per_day = "per_day"
+
+
+class Unmet(Exception):
+    """A condition of one of the certificates is not met; nothing of the call has been kept."""
+
+    def __init__(
+        self,
+        condition: Condition,
+        *,
+        seat: str | None = None,
+        serial: int | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        super().__init__(condition.value)
+        self.condition = condition
+        self.seat = seat
+        """The seat it is about, if it is one."""
+        self.serial = serial
+        """The certificate that is in the way, if it is one."""
+        self.until = until
+        """When that changes by itself; None when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold at the moment of the commit so that one certificate may come into being.
+
+    Whatever they say, a key whose certificate was revoked for keyCompromise gets no other. A certificate is in force
+    from its issuance, confirmed or not, until it expires or is revoked.
+    """
+
+    new_key: bool = False
+    """No certificate in force, of whatever profile and issuer, has the same public key."""
+    alone_in_seat: bool = False
+    """The seat has no certificate in force but the one that `updates` names."""
+    per_seat: int | None = None
+    """So many certificates in force the seat may have, this one included, that of `updates` not."""
+    per_day: int | None = None
+    """So many certificates the profile may issue in a day (UTC), this one included."""
+    updates: int | None = None
+    """Serial number of the certificate that this one takes the place of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +131,45 @@ class Store(Protocol):
     async def certificates_of(self, transaction_id: bytes, /) -> tuple[IssuedCertificate, ...]:
         """All certificates of a transaction in the order of their certReqId. Reads only."""
 
+    async def unmet(
+        self,
+        profile: str,
+        seat: str | None,
+        spki_sha256: bytes,
+        conditions: Conditions,
+        now: datetime,
+        /,
+        *,
+        others: int = 0,
+    ) -> Unmet | None:
+        """Which condition a certificate would fail now, `others` to be issued in the same call. Reads only.
+
+        A look ahead: what counts is what `issued` finds in its commit.
+        """
+
     async def issued(
-        self, transaction: Transaction, certificates: Sequence[IssuedCertificate], /, *, code: int | None, now: datetime
+        self,
+        transaction: Transaction,
+        certificates: Sequence[IssuedCertificate],
+        /,
+        *,
+        code: int | None,
+        now: datetime,
+        conditions: Sequence[Conditions] = (),
     ) -> None:
         """Keep a new transaction with its certificates and its exact answer; consume `code` by one, all in one commit.
 
-        Raises `TransactionExists`, or `CodeUnusable` when at `now` the code has expired, is revoked or has no use left.
+        `conditions` are those of the certificates, one each; the empty sequence sets none but the one on compromised
+        keys. The seats of the certificates are recorded.
+        Raises `TransactionExists`, `CodeUnusable` when at `now` the code has expired, is revoked or has no use left,
+        or `Unmet`.
         """
 
-    async def refused(self, transaction: Transaction, /) -> None:
-        """Keep a transaction that ended with its first answer. Raises `TransactionExists`."""
+    async def refused(self, transaction: Transaction, refusal: Refusal | None = None, /) -> None:
+        """Keep a transaction that ended with its first answer, and why. Raises `TransactionExists`."""
+
+    async def refusal(self, refusal: Refusal, /) -> None:
+        """Keep why a request was refused that begins no transaction. The oldest refusals make room."""
 
     async def advance(
         self,
@@ -162,6 +244,13 @@ class Issuer(Protocol):
 
     async def chain(self) -> tuple[bytes, ...]:
         """The CA certificates above what `issue` returns, DER, issuing CA first, root last."""
+
+
+@runtime_checkable
+class OutsideEffects(Protocol):
+    """An issuer whose `issue` cannot be undone by dropping what it returns: an order that is paid, another CA's act."""
+
+    outside_effects: Literal[True]
 
 
 @runtime_checkable

@@ -11,8 +11,9 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
@@ -26,17 +27,29 @@ from cmpd.errors import (
     CertRevoked,
     CMPError,
     NotAuthorized,
+    SignerNotTrusted,
     SystemFailure,
     SystemUnavail,
     TransactionIdInUse,
 )
-from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, Exchange, Transaction, TransactionState
+from cmpd.exchange import (
+    Arrival,
+    CertificateRequest,
+    CertificateStatus,
+    EnrollmentCode,
+    Exchange,
+    Finding,
+    Refusal,
+    Transaction,
+    TransactionState,
+)
 from cmpd.handlers import HANDLERS
 from cmpd.limits import Limits
 from cmpd.ports import (
     Clock,
     CMPSigner,
     CodeUnusable,
+    Conditions,
     Entropy,
     Issuer,
     Store,
@@ -57,6 +70,7 @@ from cmpd.protection import (
     mac_reference,
 )
 from cmpd.protection.mac import derive, parameters
+from cmpd.refusals import Refusals, presentable
 from cmpd.reply import Heading, Identity, Replier
 from cmpd.transaction import Event
 from cmpd.validation import Received
@@ -67,6 +81,7 @@ LONG_DERIVATIONS = 2
 """Derivations beyond `limits.inline_iterations` that may run at a time; more of them wait."""
 
 _AGAIN = (TransactionExists, TransactionMoved)
+_NO_GRACE = timedelta()
 
 
 def utc_now() -> datetime:
@@ -85,6 +100,7 @@ class _Office:
     limits: Limits
     clock: Clock
     entropy: Entropy
+    refusals: Refusals
     realms: dict[str, Realm] = field(default_factory=dict)
     keys: OrderedDict[tuple[int, bytes], MacKey] = field(default_factory=OrderedDict)
     long_derivations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_DERIVATIONS))
@@ -115,6 +131,12 @@ class _Office:
             identity,
             SignerCache(anchors, self.limits, allow_sha1=profile.sha1_signatures),
             SignerCache(profile.ra_trusted, self.limits) if profile.ra_trusted else None,
+            Conditions(
+                new_key=not profile.same_key_elsewhere,
+                alone_in_seat=not profile.duplicates,
+                per_seat=profile.budget_per_seat,
+                per_day=profile.budget_per_day,
+            ),
         )
 
 
@@ -132,8 +154,11 @@ class Responder:
         observe: Callable[[Exchange], None],
         clock: Clock = utc_now,
         entropy: Entropy = os.urandom,
+        refusals: Refusals | None = None,
     ) -> None:
-        self._office = _Office(profiles, default, issuers, store, limits, clock, entropy)
+        self.refusals = Refusals() if refusals is None else refusals
+        """The latest refusals that are not in the store; a reload hands them to the next responder."""
+        self._office = _Office(profiles, default, issuers, store, limits, clock, entropy, self.refusals)
         self._observe = observe
 
     async def prepare(self) -> None:
@@ -170,9 +195,22 @@ class _Conversation:
         self._heading = Heading()
         self._identity = Identity()
         self._body_type: BodyType | None = None
+        self._authenticated: asn1.PKIMessage | None = None
+        """The message, once its sender is known."""
+        self._realm: Realm | None = None
+        self._decided: CertificateRequest | None = None
+        self._kept = False
+        """The refusal is in the store, or its answer was there already."""
+        self._store_failed = False
 
     async def answer(self) -> bytes:
-        """Answer, or refuse in the form that RFC 9483 §3.6.2 asks for."""
+        """Answer, or refuse in the form that RFC 9483 §3.6.2 asks for, and keep why."""
+        answer = await self._answer()
+        if self._exchange.fail_info and not self._kept:
+            await self._keep()
+        return answer
+
+    async def _answer(self) -> bytes:
         try:
             message = asn1.decode(self._data, self._limits)
         except asn1.MalformedError as exc:
@@ -189,6 +227,7 @@ class _Conversation:
         except CMPError as exc:
             return self._refuse(exc)
         except StoreUnavailable as exc:
+            self._store_failed = True
             return self._refuse(SystemUnavail("the service cannot store its state; try again later", private=str(exc)))
 
     async def _converse(self, message: asn1.PKIMessage) -> bytes:
@@ -196,7 +235,7 @@ class _Conversation:
         early: CMPError | None = None
         validation.version(message)
         realm = await self._office.realm(self._profile_name(message))
-        profile = realm.profile
+        self._realm, profile = realm, realm.profile
         self._exchange.profile = profile.name
         if message.header.protectionAlg is not None and not is_mac(message):
             self._identity = realm.identity  # whatever comes of it, a client that signs can check a signature
@@ -217,9 +256,10 @@ class _Conversation:
         except CMPError as exc:
             early = exc
         try:
-            credential = await self._authenticate(message, realm)
+            credential = await self._authenticate(message, realm, _grace(message, transaction, profile))
         except (CMPError, asn1.MalformedError) as exc:
             raise early or exc from exc
+        self._authenticated = message
         if early is not None or received is None:
             assert early is not None
             raise early
@@ -238,6 +278,8 @@ class _Conversation:
             if again is not None:
                 return again
             raise
+        if received.event is Event.begin and realm.profile.service_user is not None:
+            _check_service_user(credential, realm.profile.service_user, message.body_type)
         operation = Operation(
             received=received,
             credential=credential,
@@ -274,14 +316,50 @@ class _Conversation:
         """
         cert_req_id = -1 if self._body_type is BodyType.p10cr else 0
         answer = self._refuse(error, replier=operation.replier, in_body=True, cert_req_id=cert_req_id)
+        self._decided = operation.decided
         if operation.received.event is Event.begin and not isinstance(error, SystemUnavail | SystemFailure):
+            refusal = self._refusal() if self._office.refusals.admit(self._exchange.profile, self._now) else None
             try:
-                await self._store.refused(operation.transaction(TransactionState.refused, answer))
+                await self._store.refused(operation.transaction(TransactionState.refused, answer), refusal)
             except _AGAIN:
                 again = await self._answered_meanwhile(operation.received, operation.digest)
                 if again is not None:
+                    self._kept = True
                     return again
+            else:
+                self._kept = refusal is not None
         return answer
+
+    async def _keep(self) -> None:
+        """Keep why: in the store when the sender is known and there are not too many, else in memory."""
+        refusals = self._office.refusals
+        refusal = self._refusal()
+        known = self._authenticated is not None and not self._store_failed
+        if known and refusals.admit(self._exchange.profile, self._now):
+            with suppress(StoreUnavailable):
+                await self._store.refusal(refusal)
+                return
+        refusals.remember(refusal)
+
+    def _refusal(self) -> Refusal:
+        exchange, message, decided = self._exchange, self._authenticated, self._decided
+        findings: list[Finding] = []
+        if decided is not None and self._realm is not None:
+            transaction_id = self._heading.transaction_id or b""
+            findings = self._realm.profile.explain(decided, transaction_id=transaction_id, now=self._now)
+        return Refusal(
+            at=self._now,
+            address=exchange.address,
+            profile=exchange.profile,
+            operation=exchange.operation,
+            transaction_id=exchange.transaction_id,
+            credential=exchange.credential,
+            fail_info=exchange.fail_info,
+            reason=exchange.reason,
+            private=exchange.private,
+            findings=tuple(findings),
+            request=None if message is None else presentable(message),
+        )
 
     # ------------------------------------------------------------------------------------------ who is it
 
@@ -299,7 +377,7 @@ class _Conversation:
             raise BadRequest("there is no profile of the name that certProfile gives")
         return name
 
-    async def _authenticate(self, message: asn1.PKIMessage, realm: Realm) -> Credential:
+    async def _authenticate(self, message: asn1.PKIMessage, realm: Realm, grace: timedelta) -> Credential:
         """Verify the protection; from here on a refusal can be protected as the client can verify it."""
         if message.protection is None or message.header.protectionAlg is None:
             raise BadMessageCheck("the message is not protected")
@@ -307,7 +385,7 @@ class _Conversation:
         if is_mac(message):
             credential: Credential = await self._mac_credential(message, realm)
         else:
-            credential = await self._certificate_credential(message, realm)
+            credential = await self._certificate_credential(message, realm, grace)
         self._exchange.credential = asn1.printable(credential.label)
         return credential
 
@@ -343,10 +421,12 @@ class _Conversation:
         self._identity = Identity.of(reply.mac_sender(reference), reference, key)
         return MacCredential(code, key)
 
-    async def _certificate_credential(self, message: asn1.PKIMessage, realm: Realm) -> CertificateCredential:
+    async def _certificate_credential(
+        self, message: asn1.PKIMessage, realm: Realm, grace: timedelta
+    ) -> CertificateCredential:
         """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
         try:
-            known = realm.signers.find(message, self._now)
+            known = realm.signers.find(message, self._now, grace)
         except CMPError:
             ra_signer = self._ra_signer(message, realm)
             if ra_signer is None:
@@ -356,6 +436,8 @@ class _Conversation:
         issued = await self._store.certificate(known.certificate.serial_number)
         if issued is not None and issued.der != known.der:
             issued = None
+        if issued is None and self._now > known.path.not_after:
+            raise SignerNotTrusted("the CMP protection certificate has expired", private="not issued by this service")
         if issued is None and _from_own_ca(known, realm):
             raise NotAuthorized("the CMP protection certificate is not one that was issued by this service to an EE")
         is_ra = False
@@ -421,6 +503,31 @@ class _Conversation:
 def _elsewhere(transaction: Transaction) -> Transaction:
     """A transactionID that another profile has in use: to this one it is a transaction that expects nothing."""
     return replace(transaction, state=TransactionState.refused)
+
+
+def _grace(message: asn1.PKIMessage, transaction: Transaction | None, profile: Profile) -> timedelta:
+    """How long ago the CMP protection certificate may have expired: only for a kur, and what follows on it."""
+    if transaction is None:
+        return profile.renewal_grace if message.body_type is BodyType.kur else _NO_GRACE
+    if transaction.operation == BodyType.kur.name and profile.renewal_grace:
+        return profile.renewal_grace + profile.confirm_wait
+    return _NO_GRACE
+
+
+def _check_service_user(credential: Credential, service_user: str, body: BodyType) -> None:
+    """The profile is for one client, known by the commonName of a certificate that the profile trusts.
+
+    What it has had issued may be updated, by a kur that is signed with it; such a certificate makes nobody the client.
+    """
+    if isinstance(credential, CertificateCredential):
+        if credential.issued is not None:
+            if body is BodyType.kur:
+                return
+        elif asn1.common_name(credential.signer.subject) == service_user:
+            return
+    raise NotAuthorized(
+        "the profile is for its service user only (enrollment.service_user)", private=f"service user {service_user}"
+    )
 
 
 def _check_not_revoked(credential: CertificateCredential) -> None:

@@ -263,13 +263,14 @@ async def test_nothing_unauthenticated_ends_or_moves_a_transaction(world: World,
     assert certificate_der in {one.der for one in await world.store.certificates(5) if one.status == "valid"}
 
 
-async def test_another_code_of_the_same_profile_does_not_move_it_either(world: World, work: Work) -> None:
+async def test_another_code_of_the_same_profile_does_not_move_it_either(world: World) -> None:
     """RFC 9483 §4.1.1: certConf MUST be protected with the credential of the first message."""
     ee, other = await world.code(), await world.code("device-2")
-    answer = await world.send(ee, ee.ir(KEY))
-    work.forget()
+    draft = ee.ir(KEY)
+    answer = await world.send(ee, draft)
+    before = await world.store.transaction(draft.transaction_id or b"")
     await refused(world, other.seal(other.cert_conf(answer)), "notAuthorized")
-    assert not work.committed
+    assert await world.store.transaction(draft.transaction_id or b"") == before
     assert (await world.send(ee, ee.cert_conf(answer))).type is BodyType.pkiconf
 
 

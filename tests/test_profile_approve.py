@@ -403,8 +403,8 @@ def test_alternative_names_that_are_accepted_as_they_are(entry: tuple[int, bytes
         ("upn principal", upn("a@b@example.com")),
         ("upn U+0000", upn("a\0@example.com")),
         (
-            "other_name 1.3.6.1.5.5.7.8.9",
-            (0xA0, der.oid("1.3.6.1.5.5.7.8.9") + der.explicit(0, der.utf8_string("a@b"))),
+            "other_name 1.3.6.1.5.5.7.8.7",
+            (0xA0, der.oid("1.3.6.1.5.5.7.8.7") + der.explicit(0, der.utf8_string("a@b"))),
         ),
         ("x400_address", (0xA3, b"")),
         ("edi_party_name", (0xA5, b"")),
@@ -635,7 +635,7 @@ def test_extended_key_usages_that_are_granted(asked: Any, wanted: list[str], mod
     ("asked", "words"),
     [
         ([CLIENT, EMAIL_PROTECTION], "email_protection"),
-        (["2.5.29.37.0"], "2.5.29.37.0"),
+        (["2.5.29.37.0"], "any_extended_key_usage"),
         (["1.3.6.1.5.5.7.3.28"], "1.3.6.1.5.5.7.3.28"),
         ([], "no usage"),
     ],
@@ -683,7 +683,10 @@ def test_another_extension_is_refused_by_its_oid_or_ignored() -> None:
     refused(UnacceptedExtension, "extensions 2.5.29.32", {}, asked)
     got = approve({"extensions.other": "ignore"}, asked)
     assert set(values(got)) == {BC, KU}
-    assert got.modified == ("extension 2.5.29.32 left out", "extension 1.3.6.1.5.5.7.1.24 left out")
+    assert got.modified == (
+        "extension 2.5.29.32 (certificate_policies) left out",
+        "extension 1.3.6.1.5.5.7.1.24 (tls_feature) left out",
+    )
 
 
 def test_key_identifiers_are_the_issuers_business() -> None:

@@ -1,6 +1,7 @@
 """Names as DER, walked leniently: an unsorted SET OF or any string type is let pass (RFC 5280 §4.1.2.4)."""
 
 import unicodedata
+from functools import lru_cache
 from ipaddress import ip_address
 
 from cryptography.x509 import ObjectIdentifier
@@ -26,26 +27,54 @@ _CHARSETS = {
 }
 
 
+@lru_cache(maxsize=256)
+def _kind(attribute_type: bytes) -> ObjectIdentifier:
+    """Read an attribute type; few are in use, and reading one anew takes longer than all the rest of an attribute."""
+    return parse(ObjectIdentifier, attribute_type)
+
+
 def name_rdns(name_der: bytes) -> list[list[tuple[ObjectIdentifier, int, bytes]]]:
     """Walk a Name: per RDN, per attribute its type, the tag octet of its value, and the value's octets.
 
     Raises MalformedError.
     """
-    if name_der[:1] != b"\x30":
+    tag, pos, end = der.read(name_der)
+    if tag != der.SEQUENCE:
         raise MalformedError("name: not a SEQUENCE")
-    rdns = []
-    for rdn in der.children(name_der, MAX_RDNS):
-        if rdn[0] != der.SET:
+    if end != len(name_der):
+        raise MalformedError("name: trailing octets")
+    rdns: list[list[tuple[ObjectIdentifier, int, bytes]]] = []
+    while pos < end:
+        if len(rdns) >= MAX_RDNS:
+            raise MalformedError(f"name: more than {MAX_RDNS} RDNs")
+        tag, pos, rdn_end = _inside(name_der, pos, end)
+        if tag != der.SET:
             raise MalformedError("name: an RDN is not a SET")
-        attributes = []
-        for attribute in der.children(rdn, MAX_AVAS):
-            parts = der.children(attribute, 2)
-            if attribute[0] != der.SEQUENCE or len(parts) != 2:
+        attributes: list[tuple[ObjectIdentifier, int, bytes]] = []
+        while pos < rdn_end:
+            if len(attributes) >= MAX_AVAS:
+                raise MalformedError(f"name: more than {MAX_AVAS} attributes in an RDN")
+            tag, pos, attribute_end = _inside(name_der, pos, rdn_end)
+            if tag != der.SEQUENCE or pos == attribute_end:
                 raise MalformedError("name: an attribute is not a type and a value")
-            tag, start, end = der.read(parts[1])
-            attributes.append((parse(ObjectIdentifier, parts[0]), tag, parts[1][start:end]))
+            _, _, kind_end = _inside(name_der, pos, attribute_end)
+            if kind_end == attribute_end:
+                raise MalformedError("name: an attribute is not a type and a value")
+            tag, start, value_end = _inside(name_der, kind_end, attribute_end)
+            if value_end != attribute_end:
+                raise MalformedError("name: an attribute is not a type and a value")
+            attributes.append((_kind(name_der[pos:kind_end]), tag, name_der[start:value_end]))
+            pos = attribute_end
         rdns.append(attributes)
     return rdns
+
+
+def _inside(data: bytes, pos: int, limit: int) -> tuple[int, int, int]:
+    """Read the tag and length at `pos` of an element that ends at `limit` or before. Raises MalformedError."""
+    found = der.read(data, pos)
+    if found[2] > limit:
+        raise MalformedError("name: an element is longer than what it is in")
+    return found
 
 
 def text_of(tag: int, value: bytes) -> str | None:

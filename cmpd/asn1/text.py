@@ -110,7 +110,7 @@ _SECRET = frozenset(
 
 def render(message: PKIMessage) -> list[str]:
     """Show a message as lines of text, indented by two spaces a level; never raises."""
-    return list(_lines(describe(message), ""))
+    return list(tree_lines(describe(message), ""))
 
 
 def describe(message: PKIMessage, depth: int = 0) -> Tree:
@@ -129,7 +129,8 @@ def describe(message: PKIMessage, depth: int = 0) -> Tree:
     return tree
 
 
-def _lines(value: object, indent: str) -> Iterable[str]:
+def tree_lines(value: object, indent: str = "") -> Iterable[str]:
+    """Show a tree as lines, indented by two spaces a level."""
     entries: Iterable[tuple[str, object]]
     if isinstance(value, dict):
         entries = ((f"{key}:", one) for key, one in value.items())
@@ -140,7 +141,7 @@ def _lines(value: object, indent: str) -> Iterable[str]:
         return
     for label, one in entries:
         if isinstance(one, dict | list):
-            inner = list(_lines(one, indent + "  "))
+            inner = list(tree_lines(one, indent + "  "))
             if not inner:
                 yield f"{indent}{label} (empty)"
             elif label == "-":  # the first entry of a list element stands beside its dash
@@ -729,6 +730,13 @@ def certificate_tree(encoded: bytes) -> Tree:
         "validity": " to ".join(f"{read_time(one):%Y-%m-%dT%H:%M:%SZ}" for one in validity),
         "publicKey": public_key_text(parse(SubjectPublicKeyInfo, fields[5])),
     }
+
+
+def extensions_tree(encoded: bytes) -> list[object]:
+    """Show the extensions of a certificate, one tree each. Raises MalformedError."""
+    fields = der.children(der.children(encoded, 3)[0])
+    found = next((der.children(field)[0] for field in fields if field[0] == 0xA3), None)
+    return [] if found is None else _extensions([parse(Extension, one) for one in der.children(found)])
 
 
 def _extensions(values: Sequence[Extension]) -> list[object]:

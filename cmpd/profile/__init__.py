@@ -8,14 +8,19 @@ A profile is one TOML file. `Profile.load` checks it whole and works out everyth
 from cmpd.profile.config import Duration, ProfileConfig, ProfileError, parse_duration
 from cmpd.profile.loading import device_template, load_directory, new_id
 from cmpd.profile.profile import Profile
+from cmpd.profile.templates import Template, effective, template, templates
 
 __all__ = [
     "Duration",
     "Profile",
     "ProfileConfig",
     "ProfileError",
+    "Template",
     "device_template",
+    "effective",
     "load_directory",
     "new_id",
     "parse_duration",
+    "template",
+    "templates",
 ]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from cmpd.asn1 import der
-from cmpd.errors import BadAlg, BadCertTemplate
+from cmpd.errors import BadAlg
 from cmpd.profile.config import KeyConfig, ProfileKeyError
+from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import oid_text
 
 _EC_PUBLIC_KEY: Final = der.oid("1.2.840.10045.2.1")
@@ -57,6 +58,26 @@ _OTHERS: Final = {
 }
 
 
+_F4: Final = b"\x02\x03\x01\x00\x01"
+"""The exponent 2^16+1, DER."""
+
+
+def _rsa_start(bits: int) -> tuple[int, tuple[bytes, int]]:
+    """How keys of a usual length with the exponent 2^16+1 begin, and the length of their SubjectPublicKeyInfo."""
+    key = der.sequence(der.integer(1 << bits - 1), _F4)
+    spki = der.sequence(_RSA_ALGORITHM, der.bit_string(key))
+    return len(spki), (spki[: -bits // 8 - len(_F4)], bits)
+
+
+def _is_usual_rsa(spki: bytes, start: bytes) -> bool:
+    """Whether it begins and ends like a usual key, with an odd modulus of the full length in between."""
+    odd = spki[-len(_F4) - 1] & 1
+    return bool(spki.startswith(start) and spki.endswith(_F4) and spki[len(start)] & 0x80 and odd)
+
+
+_RSA_STARTS: Final = dict(map(_rsa_start, (2048, 3072, 4096)))
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
     """Section [key], prepared."""
@@ -66,6 +87,8 @@ class KeyPolicy:
     min_bits: int
     max_bits: int
     min_exponent: int
+    bits: frozenset[int]
+    """Empty: any from min_bits to max_bits."""
 
     @classmethod
     def from_config(cls, config: KeyConfig) -> Self:
@@ -74,28 +97,44 @@ class KeyPolicy:
             raise ProfileKeyError(
                 "key.rsa.min_bits", f"{config.rsa.min_bits} is more than max_bits, {config.rsa.max_bits}"
             )
+        for bits in config.rsa.allowed_bits:
+            if not config.rsa.min_bits <= bits <= config.rsa.max_bits:
+                raise ProfileKeyError("key.rsa.allowed_bits", f"{bits} is not between min_bits and max_bits")
         return cls(
             types=frozenset(config.allowed_types),
             curves=frozenset(config.ecdsa.allowed_curves),
             min_bits=config.rsa.min_bits,
             max_bits=config.rsa.max_bits,
             min_exponent=config.rsa.min_exponent,
+            bits=frozenset(config.rsa.allowed_bits),
         )
 
-    def check(self, spki: bytes) -> str:
-        """Return the key's type. Raises BadAlg, BadCertTemplate, MalformedError."""
+    def check(self, spki: bytes, decision: Decision) -> str | None:
+        """Return the key's type, None when it is not supported. Raises BadAlg, BadCertTemplate, MalformedError."""
         kind = _KINDS.get(len(spki))
-        if kind is not None and spki.startswith(kind.start):
-            if kind.type not in self.types:
-                raise BadCertTemplate(f"publicKey: {kind.label} keys are not in key.allowed_types")
-            if kind.curve is not None and kind.curve not in self.curves:
-                raise BadCertTemplate(f"publicKey: curve {kind.curve} is not in key.ecdsa.allowed_curves")
-            return kind.type
-        return self._check_other(spki)
+        if kind is None or not spki.startswith(kind.start):
+            usual = _RSA_STARTS.get(len(spki))
+            if usual is not None and self.min_exponent <= 65537 and _is_usual_rsa(spki, usual[0]):
+                self._judge_rsa(usual[1], decision)
+                return "rsa"
+            return self._check_other(spki, decision)
+        if kind.type not in self.types:
+            decision.refuse("key.allowed_types", "publicKey", f"{kind.label} keys are not in key.allowed_types")
+        elif decision.findings is not None:
+            decision.passed("key.allowed_types", "publicKey", f"{kind.label} is allowed")
+        if kind.curve is not None and kind.type in self.types:
+            if kind.curve not in self.curves:
+                decision.refuse(
+                    "key.ecdsa.allowed_curves", "publicKey", f"curve {kind.curve} is not in key.ecdsa.allowed_curves"
+                )
+            elif decision.findings is not None:
+                decision.passed("key.ecdsa.allowed_curves", "publicKey", f"curve {kind.curve} is allowed")
+        return kind.type
 
-    def _check_other(self, spki: bytes) -> str:
+    def _check_other(self, spki: bytes, decision: Decision) -> str | None:
         if not spki:
-            raise BadCertTemplate("publicKey: is absent, and keys are not generated here")
+            decision.refuse("RFC 4211 §5", "publicKey", "is absent, and keys are not generated here")
+            return None
         fields = der.children(spki)
         if len(fields) != 2:
             raise der.MalformedError("not a SubjectPublicKeyInfo")
@@ -106,43 +145,62 @@ class KeyPolicy:
         oid = algorithm[0]
         if oid == _RSA:
             if fields[0] != _RSA_ALGORITHM:
-                raise BadCertTemplate("publicKey: the parameters of rsaEncryption are not NULL")
-            return self._check_rsa(key[1:])
+                decision.refuse("RFC 3279 §2.3.1", "publicKey", "the parameters of rsaEncryption are not NULL")
+            self._check_rsa(key[1:], decision)
+            return "rsa"
         if oid == _EC_PUBLIC_KEY:
-            return self._refuse_ec(algorithm[1] if len(algorithm) > 1 else b"")
-        if oid in _OTHERS:
-            raise BadCertTemplate(f"publicKey: not the encoding of an {_OTHERS[oid]} key")
-        raise BadAlg(f"publicKey: algorithm {oid_text(oid[2:])} is not supported")
+            self._refuse_ec(algorithm[1] if len(algorithm) > 1 else b"", decision)
+        elif oid in _OTHERS:
+            decision.refuse("RFC 8410 §4", "publicKey", f"not the encoding of an {_OTHERS[oid]} key")
+        else:
+            decision.refuse("key.allowed_types", "publicKey", f"algorithm {oid_text(oid[2:])} is not supported", BadAlg)
+        return None
 
-    def _refuse_ec(self, parameters: bytes) -> str:
-        curves = {kind.start: kind for kind in _KINDS.values() if kind.curve}
-        for start, kind in curves.items():
-            if parameters and parameters in start:
-                raise BadCertTemplate(f"publicKey: not an uncompressed point of {kind.curve}")
+    @staticmethod
+    def _refuse_ec(parameters: bytes, decision: Decision) -> None:
+        for kind in _KINDS.values():
+            if kind.curve and parameters and parameters in kind.start:
+                decision.refuse("RFC 5480 §2.2", "publicKey", f"not an uncompressed point of {kind.curve}")
+                return
         curve = oid_text(parameters[2:]) if parameters.startswith(b"\x06") else "without a name"
-        raise BadCertTemplate(f"publicKey: curve {curve} is not in key.ecdsa.allowed_curves")
+        decision.refuse("key.ecdsa.allowed_curves", "publicKey", f"curve {curve} is not in key.ecdsa.allowed_curves")
 
-    def _check_rsa(self, key: bytes) -> str:
-        if "rsa" not in self.types:
-            raise BadCertTemplate("publicKey: rsa keys are not in key.allowed_types")
+    def _check_rsa(self, key: bytes, decision: Decision) -> None:
         numbers = der.children(key, 2)
         if len(numbers) != 2:
             raise der.MalformedError("not an RSAPublicKey")
         modulus, exponent = (der.content(number, der.INTEGER) for number in numbers)
         for number in (modulus, exponent):
             if not number or number[0] >= 0x80 or (number[0] == 0 and (len(number) == 1 or number[1] < 0x80)):
-                raise BadCertTemplate("publicKey: modulus and exponent of an RSA key are positive integers")
+                decision.refuse(
+                    "RFC 8017 §3.1", "publicKey", "modulus and exponent of an RSA key are positive integers"
+                )
+                return
         octets = modulus.lstrip(b"\0")
         bits = 8 * len(octets) - 8 + octets[0].bit_length()
-        if not self.min_bits <= bits <= self.max_bits:
-            raise BadCertTemplate(
-                f"publicKey: an RSA key of {bits} bits, and key.rsa allows {self.min_bits} to {self.max_bits}"
-            )
+        self._judge_rsa(bits, decision)
         if not modulus[-1] & 1:
-            raise BadCertTemplate("publicKey: the RSA modulus is even")
+            decision.refuse("RFC 8017 §3.1", "publicKey", "the RSA modulus is even")
         if len(exponent) > 32 or not exponent[-1] & 1 or int.from_bytes(exponent, "big") < self.min_exponent:
-            raise BadCertTemplate(
-                f"publicKey: the RSA exponent must be odd, at least {self.min_exponent} (key.rsa.min_exponent)"
-                " and of at most 256 bits"
+            decision.refuse(
+                "key.rsa.min_exponent",
+                "publicKey",
+                f"the RSA exponent must be odd, at least {self.min_exponent} (key.rsa.min_exponent)"
+                " and of at most 256 bits",
             )
-        return "rsa"
+
+    def _judge_rsa(self, bits: int, decision: Decision) -> None:
+        if "rsa" not in self.types:
+            decision.refuse("key.allowed_types", "publicKey", "rsa keys are not in key.allowed_types")
+        if not self.min_bits <= bits <= self.max_bits:
+            decision.refuse(
+                "key.rsa",
+                "publicKey",
+                f"an RSA key of {bits} bits, and key.rsa allows {self.min_bits} to {self.max_bits}",
+            )
+        elif self.bits and bits not in self.bits:
+            decision.refuse(
+                "key.rsa.allowed_bits", "publicKey", f"an RSA key of {bits} bits is not in key.rsa.allowed_bits"
+            )
+        elif decision.findings is not None:
+            decision.passed("key.rsa", "publicKey", f"an RSA key of {bits} bits is allowed")

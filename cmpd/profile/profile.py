@@ -1,10 +1,11 @@
 """The profile: what a request needs to know of it, and the decision on a request."""
 
+import functools
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -12,16 +13,28 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from cmpd.asn1 import der
-from cmpd.errors import BadDataFormat
-from cmpd.exchange import Approved, CertificateRequest, RequestedExtension
-from cmpd.profile.config import ProfileConfig, ProfileError, ProfileKeyError, describe
-from cmpd.profile.extensions import EXTENDED_KEY_USAGE, KEY_USAGE, NOT_A_CA, ExtensionsPolicy, requested_values
+from cmpd.exchange import Approved, CertificateRequest, Finding, RequestedExtension
+from cmpd.profile import rules
+from cmpd.profile.config import (
+    SIGNATURE_ALGORITHMS,
+    ContactConfig,
+    OrganizationConfig,
+    ProfileConfig,
+    ProfileError,
+    ProfileKeyError,
+    PublicTrust,
+    describe,
+)
+from cmpd.profile.decision import Decision
+from cmpd.profile.extensions import EXTENDED_KEY_USAGE, KEY_USAGE, NOT_A_CA, ExtensionsPolicy
 from cmpd.profile.key import KeyPolicy
 from cmpd.profile.san import SUBJECT_ALT_NAME, SanPolicy
-from cmpd.profile.subject import EMPTY_NAME, SubjectPolicy
+from cmpd.profile.seat import SeatPolicy
+from cmpd.profile.subject import EMPTY_NAME, SubjectPolicy, common_name_is
+from cmpd.profile.templates import Merged, merge
 from cmpd.profile.validity import ValidityPolicy
 
+_EVERY_ALGORITHM: Final = tuple(SIGNATURE_ALGORITHMS)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -53,38 +66,74 @@ class Profile:
     short_nonces: bool
     sha1_signatures: bool
     require_new_key: bool
+    renewal_window: timedelta | None
+    """A kur is accepted from so long before the old notAfter; None: at any time."""
+    renewal_grace: timedelta
+    """A kur is accepted until so long after the old notAfter."""
+    display_name: str
+    """For people."""
+    base_template: str | None
+    issuer_ca: str | None
+    """The CA within the issuer, in the issuer's words; None: its only one."""
+    business_unit: str
+    tags: tuple[str, ...]
+    organization: OrganizationConfig | None
+    contact: ContactConfig | None
+    service_user: str | None
+    """commonName of the certificate that requests must be authenticated with; None: any trusted one."""
+    validation_type: str | None
+    """mailbox, organization, sponsor, individual or domain."""
+    generation: str | None
+    """strict or multipurpose."""
+    usage: str | None
+    """signing, key_management or dual_use."""
+    same_key_elsewhere: bool
+    """A key that another certificate has may be certified."""
+    duplicates: bool
+    """A seat may have several valid certificates."""
+    budget_per_day: int | None
+    budget_per_seat: int | None
+    lint: str
+    """off, warn or enforce."""
+    public_trust: PublicTrust | None
+    """smime or tls."""
+    signature_algorithms: tuple[str, ...]
+    """What the issuer may sign with; empty: anything."""
+    signature_algorithm: str | None
+    """What is asked of an issuer that has a choice; None: the issuer's own."""
     _key: KeyPolicy = field(repr=False)
     _subject: SubjectPolicy = field(repr=False)
     _san: SanPolicy = field(repr=False)
     _extensions: ExtensionsPolicy = field(repr=False)
     _validity: ValidityPolicy = field(repr=False)
+    _seat: SeatPolicy = field(repr=False)
+    _common_name_from: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read and check a profile file; its name without `.toml` is the profile's. Raises ProfileError."""
-        try:
-            table = tomllib.loads(path.read_bytes().decode())
-        except OSError as error:
-            raise ProfileError([f"{path}: cannot be read: {error.strerror}"]) from None
-        except UnicodeDecodeError as error:
-            raise ProfileError([f"{path}: octet {error.start} is not UTF-8"]) from None
-        except tomllib.TOMLDecodeError as error:
-            raise ProfileError([f"{path}: is not TOML: {error}"]) from None
-        return cls.from_config(path.stem, table, path.parent)
+        return cls.from_config(path.stem, read_file(path), path.parent)
 
     @classmethod
-    def from_config(cls, name: str, config: ProfileConfig | Mapping[str, Any], base: Path) -> Self:
-        """Check and prepare; files that the profile names are relative to `base`. Raises ProfileError."""
+    def from_config(
+        cls, name: str, config: ProfileConfig | Mapping[str, Any], base: Path, *, today: date | None = None
+    ) -> Self:
+        """Check and prepare; files that the profile names are relative to `base`. Raises ProfileError.
+
+        A mapping is merged with its base template. The rules of public trust are those of `today`, in UTC.
+        """
         path = base / f"{name}.toml"
         if not _NAME.fullmatch(name):
             raise ProfileError(
                 [f"{path}: the name of a profile is 1 to 64 characters of a-z 0-9 . _ -, the first a letter or digit"]
             )
+        merged: Merged | None = None
         if not isinstance(config, ProfileConfig):
+            merged = merge(path, config)
             try:
-                config = ProfileConfig.model_validate(config)
+                config = ProfileConfig.model_validate(merged.table)
             except ValidationError as error:
-                raise ProfileError(describe(path, error)) from None
+                raise ProfileError(merged.traced(describe(path, error))) from None
         faults: list[str] = []
         parts: dict[str, Any] = {}
         for part, prepare in _preparations(config, base).items():
@@ -92,10 +141,15 @@ class Profile:
                 parts[part] = prepare()
             except ProfileKeyError as fault:
                 faults.append(f"{path}: {fault}")
+        if merged is not None:
+            faults = [*merged.forbidden(path), *merged.traced(faults)]
         if faults:
             raise ProfileError(faults)
-        enrollment = config.enrollment
-        return cls(
+        enrollment, kind, renewal = config.enrollment, config.certificate_type, config.renewal
+        window = renewal.window_days if renewal.reject_outside_window else None
+        default_algorithm = config.signature.default_algorithm
+        del parts["checked"]
+        profile = cls(
             name=name,
             id=config.id,
             issuer=config.issuer,
@@ -109,35 +163,111 @@ class Profile:
             missing_transaction_id=enrollment.legacy.missing_transaction_id,
             short_nonces=enrollment.legacy.short_nonces,
             sha1_signatures=enrollment.legacy.sha1_signatures,
-            require_new_key=config.renewal.require_new_key,
+            require_new_key=renewal.require_new_key,
+            renewal_window=None if window is None else timedelta(days=window),
+            renewal_grace=renewal.grace,
+            display_name=config.name or name,
+            base_template=config.base_template,
+            issuer_ca=config.issuer_ca,
+            business_unit=config.business_unit,
+            tags=config.tags,
+            organization=config.organization,
+            contact=config.contact,
+            service_user=enrollment.service_user,
+            validation_type=kind.validation_type,
+            generation=kind.generation,
+            usage=kind.usage,
+            same_key_elsewhere=config.key.same_key_elsewhere,
+            duplicates=config.seat.allow_duplicates,
+            budget_per_day=config.budget.per_day,
+            budget_per_seat=config.budget.per_seat,
+            lint=config.lint,
+            public_trust=config.public_trust,
+            signature_algorithms=config.signature.allowed_algorithms,
+            signature_algorithm=None if default_algorithm == "match_issuer" else default_algorithm,
+            _common_name_from=config.subject.common_name_from,
             **parts,
         )
+        if config.public_trust is not None:
+            day = today or datetime.now(UTC).date()
+            faults = [f"{path}: {fault}" for fault in rules.check_profile(_shortened(config, day), day)]
+            if faults:
+                raise ProfileError(faults if merged is None else merged.traced(faults))
+        return profile
+
+    def signature_faults(self, capable: Collection[str]) -> list[str]:
+        """Hold [signature] against what an issuer can sign with, in the names of `SIGNATURE_ALGORITHMS`.
+
+        One line for each fault, without the file; for whoever knows the issuer.
+        """
+        faults = []
+        if self.signature_algorithms and not set(self.signature_algorithms) & set(capable):
+            shown = ", ".join(capable) or "nothing known"
+            faults.append(f"signature.allowed_algorithms: the issuer {self.issuer!r} signs with {shown} only")
+        if self.signature_algorithm is not None and self.signature_algorithm not in capable:
+            faults.append(
+                f"signature.default_algorithm: the issuer {self.issuer!r} cannot sign with {self.signature_algorithm}"
+            )
+        return faults
 
     def approve(self, request: CertificateRequest, *, transaction_id: bytes, now: datetime) -> Approved:
         """Decide what the certificate will be, or refuse: BadCertTemplate, UnacceptedExtension, BadAlg, BadDataFormat.
 
         `now` is aware. Pure: the same arguments always give the same answer (RFC 9483 §5.1.1).
         """
-        modified: list[str] = []
-        field_ = "publicKey"
-        try:
-            key_type = self._key.check(request.spki)
-            field_ = "extensions"
-            values = requested_values(request.extensions, self._extensions.ignore_other, modified)
-            field_ = "subject"
-            subject = self._subject.resolve(request.subject, modified)
-            field_ = "san"
-            san = self._san.resolve(values.get(SUBJECT_ALT_NAME), subject == EMPTY_NAME, modified)
-            field_ = "extensions.key_usage"
-            key_usage = self._extensions.key_usage.resolve(values.get(KEY_USAGE), key_type, modified)
-            field_ = "extensions.extended_key_usage"
-            purposes = self._extensions.extended_key_usage.resolve(values.get(EXTENDED_KEY_USAGE), key_type, modified)
-        except der.MalformedError as error:
-            raise BadDataFormat(f"{field_}: {error}") from None
-        not_before, not_after = self._validity.resolve(request.not_before, request.not_after, now, modified)
+        approved = self._decide(request, transaction_id, now, Decision())
+        assert approved is not None
+        return approved
+
+    def explain(self, request: CertificateRequest, *, transaction_id: bytes, now: datetime) -> list[Finding]:
+        """Hold every rule against a request, in the order of `approve`, and go on after one that is broken.
+
+        Nothing raises; the first finding that is not ok is what `approve` refuses with.
+        """
+        decision = Decision(explain=True)
+        self._decide(request, transaction_id, now, decision)
+        return decision.findings or []
+
+    def _decide(
+        self, request: CertificateRequest, transaction_id: bytes, now: datetime, decision: Decision
+    ) -> Approved | None:
+        """Decide; None when what is asked cannot even be read. Raises CMPError unless `decision` is to explain."""
+        policy = self._extensions
+        key_type: str | None = None
+        subject: bytes | None = None
+        values: dict[x509.ObjectIdentifier, bytes] = {}
+        honoured: list[RequestedExtension] = []
+        attributes: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
+        san = key_usage = purposes = None
+        with decision.reading("publicKey"):
+            key_type = self._key.check(request.spki, decision)
+        with decision.reading("extensions"):
+            values, honoured = policy.sort(request.extensions, decision)
+        with decision.reading("subject"):
+            subject, attributes = self._subject.resolve(request.subject, decision)
+        with decision.reading("san"):
+            san, names = self._san.resolve(values.get(SUBJECT_ALT_NAME), subject == EMPTY_NAME, decision)
+        self._check_common_name(attributes, names, decision)
+        if key_type in self._key.types:
+            with decision.reading("extensions.key_usage"):
+                key_usage = policy.key_usage.resolve(values.get(KEY_USAGE), key_type, decision)
+            with decision.reading("extensions.extended_key_usage"):
+                purposes = policy.extended_key_usage.resolve(values.get(EXTENDED_KEY_USAGE), key_type, decision)
+        cap = (
+            None
+            if self.public_trust is None
+            else _longest(self.public_trust, self.generation, now.astimezone(UTC).date())
+        )
+        not_before, not_after = self._validity.resolve(request.not_before, request.not_after, now, cap, decision)
+        seat = self._seat.find(attributes, names, decision)
+        if key_type is None or subject is None:
+            return None
         extensions: list[RequestedExtension] = [NOT_A_CA]
         extensions.extend(extension for extension in (key_usage, purposes, san) if extension is not None)
-        return Approved(
+        extensions.extend(policy.own.values())
+        extensions.extend(honoured)
+        approved = Approved(
             profile=self.name,
             transaction_id=transaction_id,
             cert_req_id=request.cert_req_id,
@@ -146,8 +276,72 @@ class Profile:
             not_before=not_before,
             not_after=not_after,
             extensions=tuple(extensions),
-            modified=tuple(modified),
+            modified=tuple(decision.modified),
+            seat=seat,
+            lint=self.lint,
         )
+        if self.public_trust is not None:
+            with decision.reading("request"):
+                self._check_public_trust(approved, self.public_trust, now, decision)
+        return approved
+
+    def _check_common_name(
+        self, attributes: dict[str, list[str]], names: dict[str, list[str]], decision: Decision
+    ) -> None:
+        """The common name repeats a name that is there already, where the profile says so. Raises BadCertTemplate."""
+        rule, field_ = "subject.common_name_from", "subject.common_name"
+        if not self._common_name_from:
+            return
+        for common in attributes.get("common_name", ()):
+            if common_name_is(self._common_name_from, common, attributes, names):
+                decision.passed(rule, field_, "is one of the other names")
+            else:
+                allowed = ", ".join(self._common_name_from)
+                decision.refuse(rule, field_, f"is not one of the names in {allowed} (subject.common_name_from)")
+
+    def _check_public_trust(self, approved: Approved, kind: PublicTrust, now: datetime, decision: Decision) -> None:
+        """Hold the rules of public trust against what would be issued. Raises BadCertTemplate, BadAlg."""
+        for finding in rules.check(
+            approved,
+            kind=kind,
+            validation_type=self.validation_type,
+            generation=self.generation,
+            usage=self.usage,
+            now=now,
+        ):
+            if finding.ok:
+                if decision.findings is not None:
+                    decision.passed(finding.rule, finding.field, finding.text)
+            else:
+                text = finding.text.removeprefix(f"{finding.field}: ")
+                decision.refuse(finding.rule, finding.field, f"{text} ({finding.rule})", rules.refusal(finding))
+
+
+@functools.lru_cache(maxsize=64)
+def _longest(kind: PublicTrust, generation: str | None, day: date) -> timedelta:
+    """The longest validity of public trust on a day."""
+    return rules.max_validity(kind, generation, day)
+
+
+def _shortened(config: ProfileConfig, day: date) -> ProfileConfig:
+    """Where what is too long is shortened, the default is too: a rule's next step does not stop the profile."""
+    if config.public_trust is None or config.validity.on_exceed != "shorten":
+        return config
+    cap = _longest(config.public_trust, config.certificate_type.generation, day)
+    validity = config.validity.model_copy(update={"default": min(config.validity.default, cap)})
+    return config.model_copy(update={"validity": validity})
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a profile file as TOML. Raises ProfileError."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ProfileError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ProfileError([f"{path}: octet {error.start} is not UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError([f"{path}: is not TOML: {error}"]) from None
 
 
 def _preparations(config: ProfileConfig, base: Path) -> dict[str, Callable[[], object]]:
@@ -157,11 +351,40 @@ def _preparations(config: ProfileConfig, base: Path) -> dict[str, Callable[[], o
         "trusted": lambda: _trusted(config, base),
         "ra_trusted": lambda: _certificates("enrollment.ra_certificates", enrollment.ra_certificates, base),
         "_key": lambda: KeyPolicy.from_config(config.key),
-        "_subject": lambda: SubjectPolicy.from_config(config.subject),
+        "_subject": lambda: SubjectPolicy.from_config(config.subject, config.organization),
         "_san": lambda: SanPolicy.from_config(config.san),
-        "_extensions": lambda: ExtensionsPolicy.from_config(config.extensions, types),
+        "_extensions": lambda: ExtensionsPolicy.from_config(config.extensions, types, config.certificate_type.usage),
         "_validity": lambda: ValidityPolicy.from_config(config.validity),
+        "_seat": lambda: SeatPolicy.from_config(config.seat, config.subject, config.san, counted=_counts_seats(config)),
+        "checked": lambda: _check(config),
     }
+
+
+def _counts_seats(config: ProfileConfig) -> bool:
+    return not config.seat.allow_duplicates or config.budget.per_seat is not None
+
+
+def _check(config: ProfileConfig) -> None:
+    """See that keys of different tables agree. Raises ProfileKeyError."""
+    kind, contact, signature = config.certificate_type, config.contact, config.signature
+    if config.public_trust is None and (kind.validation_type or kind.generation):
+        key = "validation_type" if kind.validation_type else "generation"
+        raise ProfileKeyError(f"certificate_type.{key}", "goes with public_trust only")
+    if config.enrollment.service_user is not None and config.enrollment.authentication_method != "tls_certificate":
+        raise ProfileKeyError("enrollment.service_user", "goes with authentication_method = 'tls_certificate' only")
+    if contact is not None:
+        given = [key for key in ContactConfig.model_fields if key != "mode" and getattr(contact, key) is not None]
+        if contact.mode == "linked" and given:
+            raise ProfileKeyError(f"contact.{given[0]}", "goes with mode = 'custom' only")
+        if contact.mode == "linked" and config.organization is None:
+            raise ProfileKeyError("contact.mode", "'linked' is the contact of an organization: needs [organization]")
+        missing = {"first_name", "last_name", "email"}.difference(given)
+        if contact.mode == "custom" and missing:
+            raise ProfileKeyError(f"contact.{min(missing)}", "is missing")
+    if signature.default_algorithm not in ("match_issuer", *(signature.allowed_algorithms or _EVERY_ALGORITHM)):
+        raise ProfileKeyError(
+            "signature.default_algorithm", f"{signature.default_algorithm} is not in allowed_algorithms"
+        )
 
 
 def _trusted(config: ProfileConfig, base: Path) -> tuple[bytes, ...]:

@@ -1,10 +1,10 @@
 """The subject of a request, decided attribute by attribute (RFC 5280 §4.1.2.6).
 
 A name that passes unchanged keeps the requester's own octets. One that must change is written anew, as UTF8String
-(or the type that the attribute's definition names), in the order of the table below.
+(or the type that the attribute's definition names), in the profile's order or else that of the table below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -12,8 +12,14 @@ from cryptography.x509 import ObjectIdentifier
 
 from cmpd import asn1
 from cmpd.asn1 import der
-from cmpd.errors import BadCertTemplate
-from cmpd.profile.config import AttributeConfig, ProfileKeyError, SubjectConfig
+from cmpd.profile.config import (
+    AttributeConfig,
+    Include,
+    OrganizationConfig,
+    ProfileKeyError,
+    SubjectConfig,
+)
+from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import Pattern, dns_fault, email_fault, is_printable_string, quote, text_fault
 
 EMPTY_NAME: Final = b"\x30\x00"
@@ -48,6 +54,8 @@ ATTRIBUTES: Final = {
     "country_name": _Type("2.5.4.6", 2, _PRINTABLE, _country_fault),
     "state_or_province_name": _Type("2.5.4.8", 128),
     "locality_name": _Type("2.5.4.7", 128),
+    "postal_code": _Type("2.5.4.17", 40),
+    "street_address": _Type("2.5.4.9", 128, repeatable=True),
     "domain_component": _Type("0.9.2342.19200300.100.1.25", 63, _IA5, _domain_component_fault, repeatable=True),
     "organization_name": _Type("2.5.4.10", 64),
     "organization_identifier": _Type("2.5.4.97", 256),
@@ -56,9 +64,12 @@ ATTRIBUTES: Final = {
     "pseudonym": _Type("2.5.4.65", 128),
     "surname": _Type("2.5.4.4", 32768),
     "given_name": _Type("2.5.4.42", 32768),
+    "initials": _Type("2.5.4.43", 64),
+    "generation_qualifier": _Type("2.5.4.44", 64),
     "common_name": _Type("2.5.4.3", 64),
     "serial_number": _Type("2.5.4.5", 64, _PRINTABLE),
     "dn_qualifier": _Type("2.5.4.46", 64, _PRINTABLE),
+    "unique_identifier": _Type("0.9.2342.19200300.100.1.44", 256),
     "user_id": _Type("0.9.2342.19200300.100.1.1", 256),
     "email_address": _Type("1.2.840.113549.1.9.1", 255, _IA5, email_fault),
 }
@@ -80,6 +91,8 @@ class AttributeRule:
     """What the profile says about one attribute."""
 
     name: str
+    key: str
+    """`subject.` and the name: the key of the rule, and the field of a refusal."""
     order: int
     type: _Type
     oid: bytes
@@ -87,8 +100,11 @@ class AttributeRule:
     required: bool
     fixed: tuple[str, ...]
     """What is put there whatever is requested; empty when it comes from the request."""
+    default: tuple[str, ...]
+    """What is put there when the request has none."""
     pattern: Pattern | None
     max_length: int
+    min: int
     max: int
 
     @classmethod
@@ -96,13 +112,15 @@ class AttributeRule:
         """Prepare. Raises ProfileKeyError."""
         key, type_ = f"subject.{name}", ATTRIBUTES[name]
         fixed = config.source == "fixed"
-        if fixed != bool(config.value):
-            raise ProfileKeyError(f"{key}.value", "is missing" if fixed else "goes with source = 'fixed' only")
+        if (config.source != "cmp") != bool(config.value):
+            raise ProfileKeyError(f"{key}.value", "goes with source = 'fixed' only" if config.value else "is missing")
         if fixed and config.pattern is not None:
             raise ProfileKeyError(f"{key}.pattern", "goes with source = 'cmp' only")
         if config.max > 1 and not type_.repeatable:
             raise ProfileKeyError(f"{key}.max", f"{config.max}: a name has this attribute once at most")
-        if len(config.value) > (32 if type_.repeatable else 1):
+        if config.min > config.max:
+            raise ProfileKeyError(f"{key}.min", f"{config.min} is more than max, {config.max}")
+        if len(config.value) > (32 if type_.repeatable and fixed else config.max):
             raise ProfileKeyError(f"{key}.value", "has more values than the attribute can have")
         max_length = type_.bound if config.max_length is None else config.max_length
         if max_length > type_.bound:
@@ -111,13 +129,16 @@ class AttributeRule:
             )
         rule = cls(
             name=name,
+            key=key,
             order=order,
             type=type_,
             oid=der.oid(type_.oid),
             required=(config.include or ("required" if fixed else "optional")) == "required",
-            fixed=config.value,
+            fixed=config.value if fixed else (),
+            default=config.value if config.source == "default" else (),
             pattern=config.pattern,
             max_length=max_length,
+            min=config.min,
             max=config.max,
         )
         for value in config.value:
@@ -136,29 +157,54 @@ class AttributeRule:
         if found is None and self.type.strings == _PRINTABLE and not is_printable_string(text.encode()):
             found = "has a character that is not in PrintableString"
         if found is None and self.pattern is not None and not self.pattern.matches(text):
-            found = "does not match the pattern"
+            found = f"does not match the pattern ({self.key}.pattern)"
         return found
 
-    def read(self, tag: int, value: bytes) -> tuple[str, bool]:
-        """Check a requested value; return its text, and whether its octets can stay. Raises BadCertTemplate."""
+    def read(self, tag: int, value: bytes) -> tuple[str, bool, str | None]:
+        """Read a requested value: its text, whether its octets can stay, and the rule that it breaks."""
         codec = _CODECS.get(tag)
-        allowed = tag in self.type.strings
-        if codec is None or not (allowed or tag == der.UTF8_STRING or self.type.strings == _DIRECTORY):
-            raise BadCertTemplate(f"subject.{self.name}: a string of type [{tag:#04x}] does not belong there")
-        if tag == der.IA5_STRING and self.type.strings != _IA5:
-            raise BadCertTemplate(f"subject.{self.name}: an IA5String does not belong there")
+        strings = self.type.strings
+        allowed = tag in strings
+        if codec is None or not (allowed or tag == der.UTF8_STRING or strings == _DIRECTORY):
+            return "", False, f"a string of type [{tag:#04x}] does not belong there"
+        if tag == der.IA5_STRING and strings != _IA5:
+            return "", False, "an IA5String does not belong there"
         try:
             text = value.decode(codec)
         except UnicodeDecodeError:
-            raise BadCertTemplate(f"subject.{self.name}: is not a string of its type") from None
+            return "", False, "is not a string of its type"
         fault = self.fault(text)
         if fault is not None:
-            raise BadCertTemplate(f"subject.{self.name}: {quote(text)} {fault}")
-        return text, allowed and (tag != der.PRINTABLE_STRING or is_printable_string(value))
+            return text, False, f"{quote(text)} {fault}"
+        return text, allowed and (tag != der.PRINTABLE_STRING or is_printable_string(value)), None
 
     def write(self, text: str) -> bytes:
         """The AttributeTypeAndValue, DER."""
         return der.sequence(self.oid, der.tlv(self.type.strings[0], text.encode()))
+
+
+_Rdns = list[list[tuple[AttributeRule, str]]]
+"""The relative names, each with the rule and the text of its attributes."""
+
+
+class _Given:
+    """What a requested name holds, while it is decided."""
+
+    __slots__ = ("encoded", "kept", "names", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+        self.names: _Rdns = []
+        self.encoded: list[bytes] = []
+        """The relative names in the requester's octets."""
+        self.kept = True
+        """Whether those can stay."""
+
+    def add(self, rule: AttributeRule, texts: tuple[str, ...]) -> None:
+        """Put values of the profile's into the name."""
+        self.values.setdefault(rule.name, []).extend(texts)
+        self.names.extend([(rule, text)] for text in texts)
+        self.kept = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,91 +212,204 @@ class SubjectPolicy:
     """Section [subject], prepared."""
 
     rules: dict[ObjectIdentifier, AttributeRule]
-    required: tuple[AttributeRule, ...]
-    """Those that must come with the request."""
+    by_name: dict[str, AttributeRule]
+    counted: tuple[AttributeRule, ...]
+    """Those that must come with the request, or with a fewest number."""
     fixed: tuple[AttributeRule, ...]
+    defaults: tuple[AttributeRule, ...]
     drop: bool
     multi_valued_rdn: bool
+    ordered: bool
+    """The order is the profile's and not the request's."""
+    name_split: Pattern | str | None
 
     @classmethod
-    def from_config(cls, config: SubjectConfig) -> Self:
+    def from_config(cls, config: SubjectConfig, organization: OrganizationConfig | None) -> Self:
         """Prepare. Raises ProfileKeyError."""
+        order = {name: place for place, name in enumerate(dict.fromkeys((*config.order, *ATTRIBUTES)))}
         rules = {}
-        for order, name in enumerate(ATTRIBUTES):
-            attribute: AttributeConfig | None = getattr(config, name)
+        for name in ATTRIBUTES:
+            attribute = _bound(name, getattr(config, name), organization)
             if attribute is not None and attribute.include != "no":
-                rules[ObjectIdentifier(ATTRIBUTES[name].oid)] = AttributeRule.from_config(name, order, attribute)
+                rules[ObjectIdentifier(ATTRIBUTES[name].oid)] = AttributeRule.from_config(name, order[name], attribute)
+        by_name = {rule.name: rule for rule in rules.values()}
+        if config.name_split is not None and not {"common_name", "given_name", "surname"} <= by_name.keys():
+            raise ProfileKeyError("subject.name_split", "needs common_name, given_name and surname in [subject]")
+        for source in config.common_name_from:
+            needed = {"personal_name": ("given_name", "surname")}.get(source, (source,))
+            if not source.startswith("san.") and by_name.keys().isdisjoint(needed) and config.common_name is not None:
+                raise ProfileKeyError("subject.common_name_from", f"{source!r} needs {needed[0]} in [subject]")
         return cls(
             rules=rules,
-            required=tuple(rule for rule in rules.values() if rule.required and not rule.fixed),
-            fixed=tuple(rule for rule in rules.values() if rule.fixed),
+            by_name=by_name,
+            counted=tuple(rule for rule in by_name.values() if (rule.required or rule.min > 1) and not rule.fixed),
+            fixed=tuple(rule for rule in by_name.values() if rule.fixed),
+            defaults=tuple(rule for rule in by_name.values() if rule.default),
             drop=config.on_unlisted == "drop",
             multi_valued_rdn=config.multi_valued_rdn,
+            ordered=bool(config.order),
+            name_split=config.name_split,
         )
 
-    def resolve(self, subject: bytes, modified: list[str]) -> bytes:
-        """Return the Name for the certificate, and add what was changed. Raises BadCertTemplate, MalformedError."""
-        rules = self.rules
-        values: dict[str, list[str]] = {}
-        names: list[list[tuple[AttributeRule, str]]] = []
-        encoded: list[bytes] = []
-        kept = True
+    def resolve(self, subject: bytes, decision: Decision) -> tuple[bytes, dict[str, list[str]]]:
+        """Return the Name for the certificate and its values by attribute, and add what was changed.
+
+        Raises BadCertTemplate, MalformedError.
+        """
+        given = _Given()
+        self._read(subject, given, decision)
+        values, modified = given.values, decision.modified
+        quiet = subject == EMPTY_NAME
+        """A request that leaves the subject to the profile is not told what that added."""
+        if self.name_split is not None:
+            self._split(given, decision)
+        for rule in self.defaults:
+            if rule.name not in values:
+                given.add(rule, rule.default)
+                if not quiet:
+                    modified.append(f"{rule.key} added")
+        for rule in self.counted:
+            count = len(values.get(rule.name, ()))
+            if count == 0 and rule.required:
+                decision.refuse(f"{rule.key}.include", rule.key, "is required")
+            elif 0 < count < rule.min:
+                decision.refuse(f"{rule.key}.min", rule.key, f"is there less often than {rule.min} times")
+            elif decision.findings is not None:
+                decision.passed(f"{rule.key}.include", rule.key, "is there")
+        for rule in self.fixed:
+            same = values.get(rule.name, [])
+            if tuple(same) == rule.fixed or (not same and not rule.required):
+                continue
+            if same:
+                modified.append(f"{rule.key} replaced")
+            elif not quiet:
+                modified.append(f"{rule.key} added")
+            given.names = [left for rdn in given.names if (left := [pair for pair in rdn if pair[0] is not rule])]
+            values[rule.name] = []
+            given.add(rule, rule.fixed)
+        if self.ordered and given.kept:
+            places = [min(rule.order for rule, _ in rdn) for rdn in given.names]
+            if places != sorted(places):
+                given.kept = False
+                modified.append("subject put in order")
+        if given.kept:
+            return der.sequence(*given.encoded), values
+        given.names.sort(key=lambda rdn: min(rule.order for rule, _ in rdn))
+        return der.sequence(*(der.set_of(*(rule.write(text) for rule, text in rdn)) for rdn in given.names)), values
+
+    def _read(self, subject: bytes, given: _Given, decision: Decision) -> None:
+        """Judge a requested name attribute by attribute."""
+        rules, values, explaining = self.rules, given.values, decision.findings is not None
         for rdn in asn1.name_rdns(subject):
             if len(rdn) != 1 and not (self.multi_valued_rdn and rdn):
-                raise BadCertTemplate(f"subject: a relative name with {len(rdn)} attributes (subject.multi_valued_rdn)")
+                decision.refuse(
+                    "subject.multi_valued_rdn",
+                    "subject",
+                    f"a relative name with {len(rdn)} attributes (subject.multi_valued_rdn)",
+                )
             name: list[tuple[AttributeRule, str]] = []
             parts: list[bytes] = []
             for oid, tag, value in rdn:
                 rule = rules.get(oid)
                 if rule is None:
                     if not self.drop:
-                        raise BadCertTemplate(f"subject.{_name(oid)}: this attribute is not accepted")
-                    modified.append(f"subject.{_name(oid)} left out")
-                    kept = False
+                        decision.refuse(
+                            "subject.on_unlisted", f"subject.{_name(oid)}", "this attribute is not accepted"
+                        )
+                    decision.modified.append(f"subject.{_name(oid)} left out")
+                    given.kept = False
                     continue
-                if rule.fixed:
-                    text, good = self._read_fixed(rule, tag, value)
-                else:
-                    text, good = rule.read(tag, value)
-                kept = kept and good
+                text, good, fault = rule.read(tag, value)
+                if fault is not None:
+                    if rule.fixed:
+                        text = ""  # whatever it is, it is replaced
+                    else:
+                        decision.refuse(rule.key, rule.key, fault)
+                given.kept = given.kept and good
                 same = values.setdefault(rule.name, [])
                 same.append(text)
                 if len(same) > rule.max and not rule.fixed:
-                    raise BadCertTemplate(f"subject.{rule.name}: is there more often than {_times(rule.max)}")
+                    decision.refuse(f"{rule.key}.max", rule.key, f"is there more often than {_times(rule.max)}")
                 if rule.fixed and text not in rule.fixed:
-                    kept = False
+                    given.kept = False
                     continue
+                if explaining and fault is None:
+                    decision.passed(rule.key, rule.key, f"{quote(text)} is accepted")
                 name.append((rule, text))
                 parts.append(der.tlv(der.SEQUENCE, rule.oid, der.tlv(tag, value)))
             if name:
-                names.append(name)
-                encoded.append(der.set_of(*parts))
-        for rule in self.required:
-            if rule.name not in values:
-                raise BadCertTemplate(f"subject.{rule.name}: is required")
-        for rule in self.fixed:
-            same = values.get(rule.name, [])
-            if tuple(same) == rule.fixed or (not same and not rule.required):
-                continue
-            if same:
-                modified.append(f"subject.{rule.name} replaced")
-            elif subject != EMPTY_NAME:
-                modified.append(f"subject.{rule.name} added")
-            kept = False
-            names = [left for rdn in names if (left := [pair for pair in rdn if pair[0] is not rule])]
-            names.extend([(rule, text)] for text in rule.fixed)
-        if kept:
-            return der.sequence(*encoded)
-        names.sort(key=lambda rdn: min(rule.order for rule, _ in rdn))
-        return der.sequence(*(der.set_of(*(rule.write(text) for rule, text in rdn)) for rdn in names))
+                given.names.append(name)
+                given.encoded.append(der.set_of(*parts))
 
-    @staticmethod
-    def _read_fixed(rule: AttributeRule, tag: int, value: bytes) -> tuple[str, bool]:
-        """Read what a request has for a fixed attribute; whatever it is, it is replaced unless it is the value."""
-        try:
-            return rule.read(tag, value)
-        except BadCertTemplate:
-            return "", False
+    def _split(self, given: _Given, decision: Decision) -> None:
+        """Take given name and surname from the common name when the request has neither, nor a pseudonym."""
+        values = given.values
+        common = values.get("common_name")
+        if not common or not values.keys().isdisjoint({"given_name", "surname", "pseudonym"}) or "@" in common[0]:
+            return
+        if isinstance(self.name_split, Pattern):
+            found = self.name_split.split(common[0])
+        else:
+            first, _, last = common[0].rpartition(" ")
+            found = {"gn": first, "sn": last}
+        parts = {"given_name": found.get("gn", "").strip(), "surname": found.get("sn", "").strip()}
+        if not all(parts.values()):
+            if decision.findings is not None:
+                decision.passed("subject.name_split", "subject.common_name", f"{quote(common[0])} is not split")
+            return
+        for name, text in parts.items():
+            rule = self.by_name[name]
+            if rule.fixed:
+                continue
+            fault = rule.fault(text)
+            if fault is not None:
+                decision.refuse("subject.name_split", rule.key, f"{quote(text)} {fault}")
+            given.add(rule, (text,))
+            decision.modified.append(f"{rule.key} added")
+
+
+def _bound(
+    name: str, attribute: AttributeConfig | None, organization: OrganizationConfig | None
+) -> AttributeConfig | None:
+    """Bind what names the organization to [organization]: it is there, unless include = "no".
+
+    Raises ProfileKeyError.
+    """
+    if organization is None or name not in {"organization_name", "organization_identifier"}:
+        return attribute
+    key = "name" if name == "organization_name" else "identifier"
+    value = organization.name if key == "name" else organization.identifier
+    if value is None:
+        return attribute
+    if attribute is None:
+        return AttributeConfig(source="fixed", value=(value,)) if key == "name" else None
+    if attribute.source != "cmp" and attribute.value != (value,):
+        raise ProfileKeyError(f"subject.{name}.value", f"is not organization.{key}, which it must be")
+    include: Include = "no" if attribute.include == "no" else "required"
+    return AttributeConfig(include=include, source="fixed", value=(value,), max_length=attribute.max_length)
+
+
+def common_name_is(
+    sources: Sequence[str], common: str, subject: dict[str, list[str]], san: dict[str, list[str]]
+) -> bool:
+    """Whether a common name is also one of the `sources`; mailboxes and hosts are compared without case."""
+    for source in sources:
+        section, _, type_ = source.partition(".")
+        if section == "san":
+            if common.lower() in {text.lower() for text in san.get(type_, ())}:
+                return True
+        elif source == "personal_name":
+            if common in _personal_names(subject.get("given_name", [""])[0], subject.get("surname", [""])[0]):
+                return True
+        elif common in subject.get(source, ()):
+            return True
+    return False
+
+
+def _personal_names(given: str, surname: str) -> set[str]:
+    if given and surname:
+        return {f"{given} {surname}", f"{surname} {given}", f"{surname}, {given}"}
+    return {name for name in (given, surname) if name}
 
 
 _NAMES: Final = {ObjectIdentifier(type_.oid): name for name, type_ in ATTRIBUTES.items()}

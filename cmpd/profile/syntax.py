@@ -5,8 +5,12 @@ Each `…_fault` returns None for a good value and otherwise the rule that it br
 
 import ipaddress
 import re
+import unicodedata
+import uuid
+from functools import lru_cache
 from typing import Any, Final
 
+import idna
 import re2  # type: ignore[import-untyped]  # the package has no types
 
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -20,6 +24,14 @@ _QUOTED: Final = 64
 """So many characters of a peer's value are shown back to it."""
 _PATTERN_MEMORY: Final = 1 << 20
 """Octets that one compiled pattern may use; what needs more is refused when the profile is loaded."""
+_LOOKS_LATIN: Final = frozenset("асԁеһіјӏорԛѕԝхуъьҽпгѵѡԍкмтвнαικνορτυχγωօսոցհ")
+"""Letters of other scripts that a reader takes for Latin ones; a label of nothing but these is a disguise."""
+_TOGETHER: Final = (
+    frozenset({"LATIN", "HAN", "HIRAGANA", "KATAKANA"}),
+    frozenset({"LATIN", "HAN", "BOPOMOFO"}),
+    frozenset({"LATIN", "HAN", "HANGUL"}),
+)
+"""Scripts that are written together ("highly restrictive" of Unicode Technical Standard 39 §5.2)."""
 _PRINTABLE_STRING: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?"
 
 
@@ -67,9 +79,68 @@ def dns_fault(name: str, *, wildcard: bool = False) -> str | None:
         return "is not a DNS name"
     if host.rpartition(".")[2].isdecimal():
         return "is not a DNS name: its last label is a number"
-    if "--" in host and _RESERVED_LABEL.search(host) is not None:
-        return "has a reserved label (hyphens in third and fourth place)"
+    if "--" in host:
+        if _RESERVED_LABEL.search(host) is not None:
+            return "has a reserved label (hyphens in third and fourth place)"
+        for label in host.lower().split("."):
+            fault = _a_label_fault(label) if label.startswith("xn--") else None
+            if fault is not None:
+                return fault
     return None
+
+
+@lru_cache(maxsize=4096)
+def _a_label_fault(label: str) -> str | None:
+    """An A-label of IDNA 2008 (RFC 5891 §5.4), of one script and not a disguise of Latin letters."""
+    try:
+        unicode = idna.ulabel(label)
+        valid = idna.alabel(unicode).decode() == label
+    except (idna.IDNAError, UnicodeError):
+        valid = False
+    if not valid:
+        return f"has the label {label[:_QUOTED]}, which is not valid in IDNA 2008 (RFC 5891 §5.4)"
+    if mixes_scripts(unicode) or _LOOKS_LATIN.issuperset(unicode.replace("-", "")):
+        return f"has the label {label}, which can be taken for another name (UTS 39 §5)"
+    return None
+
+
+def mixes_scripts(text: str) -> bool:
+    """Whether letters of scripts stand together that are not written together, such as Latin and Cyrillic."""
+    if text.isascii():
+        return False
+    scripts = {_script(character) for character in text if character.isalpha()}
+    return len(scripts) > 1 and not any(scripts <= together for together in _TOGETHER)
+
+
+def _script(letter: str) -> str:
+    """The script of a letter, which is how its name in Unicode begins."""
+    word = unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
+    return {"CJK": "HAN", "IDEOGRAPHIC": "HAN", "FULLWIDTH": "LATIN"}.get(word, word)
+
+
+def smtp_utf8_fault(mailbox: str) -> str | None:
+    """A SmtpUTF8Mailbox: a local part that is not ASCII only, a domain of A-labels (RFC 9598 §3)."""
+    local, at, domain = mailbox.rpartition("@")
+    if not at or not local or len(mailbox.encode()) > 254 or len(local.encode()) > 64 or dns_fault(domain):
+        return "is not an internationalised e-mail address"
+    if local.isascii():
+        return "has a local part in ASCII, which belongs into rfc822Name (RFC 9598 §3)"
+    rest = "".join("x" if not character.isascii() else character for character in local)
+    if _LOCAL.fullmatch(rest) is None or unicodedata.normalize("NFC", local) != local:
+        return "is not an internationalised e-mail address"
+    if mixes_scripts(local):
+        return "mixes scripts that are not written together"
+    return text_fault(mailbox)
+
+
+def guid_text(octets: bytes) -> str:
+    """A Microsoft GUID in the usual spelling (MS-DTYP §2.3.4). Raises ValueError."""
+    return str(uuid.UUID(bytes_le=octets))
+
+
+def guid_octets(text: str) -> bytes:
+    """The 16 octets of a GUID in the usual spelling. Raises ValueError."""
+    return uuid.UUID(text).bytes_le
 
 
 def email_fault(mailbox: str) -> str | None:
@@ -114,6 +185,8 @@ def upn_fault(name: str) -> str | None:
     user, at, domain = name.rpartition("@")
     if not at or not user or "@" in user or len(name) > 256 or dns_fault(domain):
         return "is not a user principal name"
+    if mixes_scripts(user):
+        return "mixes scripts that are not written together"
     return text_fault(name)
 
 
@@ -155,7 +228,7 @@ def in_domains(host: str, exact: frozenset[str], below: tuple[str, ...]) -> bool
 class Pattern:
     """An operator's regular expression that a whole value must match, in time linear in the value's length (RE2)."""
 
-    __slots__ = ("_match", "text")
+    __slots__ = ("_match", "groups", "text")
 
     def __init__(self, text: str) -> None:
         """Compile. Raises ValueError saying what is wrong."""
@@ -163,11 +236,19 @@ class Pattern:
         options.log_errors = False
         options.max_mem = _PATTERN_MEMORY
         try:
-            self._match: Any = re2.compile(text, options=options).fullmatch
+            compiled: Any = re2.compile(text, options=options)
         except re2.error as error:
             reason = error.args[0] if error.args else ""
             raise ValueError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
+        self._match: Any = compiled.fullmatch
+        self.groups: frozenset[str] = frozenset(compiled.groupindex)
+        """The names of its groups."""
         self.text = text
+
+    def split(self, value: str) -> dict[str, str]:
+        """What the named groups match, the names in lower case; empty when the whole value does not match."""
+        match = self._match(value)
+        return {} if match is None else {key.lower(): text or "" for key, text in match.groupdict().items()}
 
     def matches(self, value: str) -> bool:
         """Whether the whole value matches."""

@@ -5,11 +5,11 @@ its notBefore, and one of the longest period is not a second longer than `max`.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, Self
 
-from cmpd.errors import BadCertTemplate
-from cmpd.profile.config import ProfileKeyError, ValidityConfig
+from cmpd.profile.config import ProfileKeyError, ValidityConfig, duration_text
+from cmpd.profile.decision import Decision
 
 _SECOND: Final = timedelta(seconds=1)
 _BACKDATE: Final = timedelta(minutes=5)
@@ -20,7 +20,10 @@ class ValidityPolicy:
     """Section [validity], prepared; durations in whole seconds."""
 
     default: timedelta
+    min: timedelta
     max: timedelta
+    until: datetime | None
+    """The last second of any certificate."""
     backdate: timedelta
     override: bool
     shorten: bool
@@ -30,64 +33,108 @@ class ValidityPolicy:
         """Prepare. Raises ProfileKeyError."""
         longest = config.max or config.default
         if config.default > longest:
-            raise ProfileKeyError("validity.default", f"{_text(config.default)} is more than max, {_text(longest)}")
+            raise ProfileKeyError(
+                "validity.default", f"{duration_text(config.default)} is more than max, {duration_text(longest)}"
+            )
+        if config.min is not None and config.min > config.default:
+            raise ProfileKeyError(
+                "validity.min", f"{duration_text(config.min)} is more than default, {duration_text(config.default)}"
+            )
         if config.backdate is not None and config.backdate * 2 > config.default:
-            raise ProfileKeyError("validity.backdate", f"{_text(config.backdate)} is more than half of default")
+            raise ProfileKeyError("validity.backdate", f"{duration_text(config.backdate)} is more than half of default")
         backdate = config.backdate
         if backdate is None:
             backdate = min(_BACKDATE, timedelta(seconds=config.default // timedelta(seconds=10)))
         return cls(
             default=config.default,
+            min=config.min or timedelta(),
             max=longest,
+            until=None if config.until is None else _end_of(config.until),
             backdate=backdate,
             override=config.allow_request_override,
             shorten=config.on_exceed == "shorten",
         )
 
     def resolve(
-        self, not_before: datetime | None, not_after: datetime | None, now: datetime, modified: list[str]
+        self,
+        not_before: datetime | None,
+        not_after: datetime | None,
+        now: datetime,
+        cap: timedelta | None,
+        decision: Decision,
     ) -> tuple[datetime, datetime]:
-        """Return notBefore and notAfter, and add what was changed. Raises BadCertTemplate."""
+        """Return notBefore and notAfter, and add what was changed. Raises BadCertTemplate.
+
+        `cap` is the longest that public trust allows: what is longer is shortened where the profile shortens.
+        """
         now = now.replace(microsecond=0)
         first = now - self.backdate
-        if not_before is None and not_after is None:
-            return first, first + self.default - _SECOND
-        if not self.override:
-            last = first + self.default - _SECOND
-            if not_before is not None and _whole(not_before) != first:
-                modified.append("validity.notBefore replaced")
-            if not_after is not None and _whole(not_after) != last:
-                modified.append("validity.notAfter replaced")
-            return first, last
-        latest = first + self.max - _SECOND
-        begin = first if not_before is None else _whole(not_before)
-        end = min(begin + self.default - _SECOND, latest) if not_after is None else _whole(not_after)
+        longest = min(self.max, cap) if cap is not None and self.shorten else self.max
+        latest = first + longest - _SECOND
+        limit = "validity.max"
+        if self.until is not None and self.until < latest:
+            latest, limit = self.until, "validity.until"
+            if latest < now:
+                decision.refuse("validity.until", "validity", f"{latest:%Y-%m-%d} has passed (validity.until)")
+        begin, end = first, min(first + self.default - _SECOND, latest)
+        if self.override:
+            if not_before is not None or not_after is not None:
+                begin = first if not_before is None else _whole(not_before)
+                end = min(begin + self.default - _SECOND, latest) if not_after is None else _whole(not_after)
+                begin, end = self._within(begin, end, (first, latest, limit), now, decision)
+        else:
+            if not_before is not None and _whole(not_before) != begin:
+                decision.modified.append("validity.notBefore replaced")
+            if not_after is not None and _whole(not_after) != end:
+                decision.modified.append("validity.notAfter replaced")
+        if end - begin + _SECOND < self.min:
+            decision.refuse(
+                "validity.min",
+                "validity.notAfter",
+                f"less than {duration_text(self.min)} after notBefore (validity.min)",
+            )
+        if decision.findings is not None:
+            decision.passed("validity", "validity", f"{_text(begin)} to {_text(end)}")
+        return begin, end
+
+    def _within(
+        self,
+        begin: datetime,
+        end: datetime,
+        bounds: tuple[datetime, datetime, str],
+        now: datetime,
+        decision: Decision,
+    ) -> tuple[datetime, datetime]:
+        """Hold a requested validity against the earliest and latest moment, and the name of the rule for that."""
+        first, latest, limit = bounds
         if begin > end:
-            raise BadCertTemplate(f"validity.notAfter: {end:%Y-%m-%dT%H:%M:%SZ} is before notBefore")
+            decision.refuse("RFC 5280 §4.1.2.5", "validity.notAfter", f"{_text(end)} is before notBefore")
         if end < now:
-            raise BadCertTemplate(f"validity.notAfter: {end:%Y-%m-%dT%H:%M:%SZ} has passed")
+            decision.refuse("RFC 5280 §4.1.2.5", "validity.notAfter", f"{_text(end)} has passed")
         if begin > latest:
-            raise BadCertTemplate(f"validity.notBefore: is after {latest:%Y-%m-%dT%H:%M:%SZ} (validity.max)")
+            decision.refuse(limit, "validity.notBefore", f"is after {_text(latest)} ({limit})")
         if begin < first:
             if not self.shorten:
-                raise BadCertTemplate(f"validity.notBefore: is before {first:%Y-%m-%dT%H:%M:%SZ} (validity.backdate)")
+                decision.refuse(
+                    "validity.backdate", "validity.notBefore", f"is before {_text(first)} (validity.backdate)"
+                )
             begin = first
-            modified.append("validity.notBefore moved")
+            decision.modified.append("validity.notBefore moved")
         if end > latest:
             if not self.shorten:
-                raise BadCertTemplate(f"validity.notAfter: is after {latest:%Y-%m-%dT%H:%M:%SZ} (validity.max)")
+                decision.refuse(limit, "validity.notAfter", f"is after {_text(latest)} ({limit})")
             end = latest
-            modified.append("validity.notAfter moved")
+            decision.modified.append("validity.notAfter moved")
         return begin, end
+
+
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day, time(23, 59, 59), UTC)
 
 
 def _whole(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
-def _text(duration: timedelta) -> str:
-    seconds = int(duration.total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -8,7 +8,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -134,6 +134,9 @@ def check_mac(message: asn1.PKIMessage, secret: bytes, limits: Limits) -> MacKey
     return key
 
 
+_NO_GRACE = timedelta()
+
+
 class SignerCache:
     """Validated CMP protection certificates, so that a path is validated once and not for every message.
 
@@ -148,33 +151,36 @@ class SignerCache:
         self._size = size
         self._known: OrderedDict[bytes, KnownSigner] = OrderedDict()
 
-    def find(self, message: asn1.PKIMessage, now: datetime) -> KnownSigner:
+    def find(self, message: asn1.PKIMessage, now: datetime, grace: timedelta = _NO_GRACE) -> KnownSigner:
         """The validated certificate that the message names as its signer: the first of extraCerts (RFC 9483 §3.3).
 
         Falls back to any of extraCerts that senderKID identifies: real clients mix up the order. A message without
         extraCerts, as certConf may be, is looked up by its senderKID among the certificates seen before.
+        A certificate that expired less than `grace` ago passes, the CA certificates above it must be valid.
         Raises BadMessageCheck or SignerNotTrusted.
         """
         kid = message.header.senderKID
         certificates = message.extraCerts
         if not certificates:
-            return self._seen(kid, now)
+            return self._seen(kid, now, grace)
         known = self._known.get(certificates[0])
         if known is not None and (kid is None or known.key_id is None or known.key_id == kid):
-            if known.path.not_before <= now <= known.path.not_after:
+            if known.path.good_at(now, grace):
                 self._known.move_to_end(certificates[0])
                 return known
             del self._known[certificates[0]]
-        return self._validate(certificates, kid, now)
+        return self._validate(certificates, kid, now, grace)
 
-    def _seen(self, kid: bytes | None, now: datetime) -> KnownSigner:
+    def _seen(self, kid: bytes | None, now: datetime, grace: timedelta) -> KnownSigner:
         if kid is not None:
             for known in reversed(self._known.values()):
-                if known.key_id == kid and known.path.not_before <= now <= known.path.not_after:
+                if known.key_id == kid and known.path.good_at(now, grace):
                     return known
         raise BadMessageCheck("extraCerts is empty and senderKID names no certificate seen before")
 
-    def _validate(self, certificates: Sequence[bytes], kid: bytes | None, now: datetime) -> KnownSigner:
+    def _validate(
+        self, certificates: Sequence[bytes], kid: bytes | None, now: datetime, grace: timedelta
+    ) -> KnownSigner:
         readable = [loaded for loaded in map(_load, certificates) if loaded is not None]
         # the one that senderKID identifies, else the first that could be meant by it
         leaf = next((c for c in readable if kid is not None and _key_id(c) == kid), None) or next(
@@ -185,7 +191,9 @@ class SignerCache:
         if not _may_sign(leaf):
             raise SignerNotTrusted("the keyUsage of the CMP protection certificate lacks digitalSignature")
         key = signature.accept_public_key(_public_key(leaf), self._limits)
-        path = certpath.validate(leaf, readable, self._anchors, self._limits, now, allow_sha1=self._allow_sha1)
+        path = certpath.validate(
+            leaf, readable, self._anchors, self._limits, now, allow_sha1=self._allow_sha1, grace=grace
+        )
         encoded = leaf.public_bytes(Encoding.DER)
         subject = leaf.subject.public_bytes()
         known = KnownSigner(

@@ -8,7 +8,7 @@ The work is bounded: `limits.chain_length` certificates a path, and no more than
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -38,6 +38,9 @@ _UNDERSTOOD = frozenset(
     }
 )
 
+_NO_GRACE = timedelta()
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -57,6 +60,16 @@ class ValidPath:
     """The end entity's first, the trust anchor last."""
     not_before: datetime
     not_after: datetime
+    issuers_not_after: datetime
+    """The end of all but the end entity's."""
+
+    def good_at(self, now: datetime, grace: timedelta = _NO_GRACE) -> bool:
+        """Tell whether it is good at a time; the end entity's certificate may have expired `grace` ago."""
+        if self.not_before <= now <= self.not_after:
+            return True
+        if not grace or not self.not_before <= now <= self.issuers_not_after:
+            return False
+        return now - grace <= self.certificates[0].not_valid_after_utc
 
 
 def load(data: bytes) -> x509.Certificate:
@@ -98,19 +111,27 @@ def validate(
     now: datetime,
     *,
     allow_sha1: bool = False,
+    grace: timedelta = _NO_GRACE,
 ) -> ValidPath:
     """Find a path from `leaf` to one of `anchors` that is valid at `now`, whatever the order of `untrusted`.
 
+    `leaf`, and it alone, may have expired `grace` ago.
     All of them must come from `load` (RFC 9483 §3.3). Raises SignerNotTrusted; its private part says which certificate
     failed and why.
     """
     search = _Search(untrusted, anchors, limits, now, allow_sha1)
-    search.check_certificate(leaf)
+    search.check_certificate(leaf, grace)
     path = search.extend((leaf,))
     if path is None:
         why = "; ".join(dict.fromkeys(search.problems)) or "no issuer found among extraCerts and trust anchors"
         raise SignerNotTrusted(_NO_PATH, private=why)
-    return ValidPath(path, max(c.not_valid_before_utc for c in path), min(c.not_valid_after_utc for c in path))
+    issuers_not_after = min((c.not_valid_after_utc for c in path[1:]), default=_NEVER)
+    return ValidPath(
+        path,
+        max(c.not_valid_before_utc for c in path),
+        min(leaf.not_valid_after_utc, issuers_not_after),
+        issuers_not_after,
+    )
 
 
 def _intermediates(path: Sequence[x509.Certificate]) -> int:
@@ -137,9 +158,9 @@ class _Search:
         self._signatures = 0
         self.problems: list[str] = []
 
-    def check_certificate(self, certificate: x509.Certificate) -> None:
+    def check_certificate(self, certificate: x509.Certificate, grace: timedelta) -> None:
         """RFC 5280 §6.1.3 (a)(2) and §4.2: validity, and no critical extension that is not understood."""
-        problem = self._problem(certificate)
+        problem = self._problem(certificate, grace)
         if problem is not None:
             raise SignerNotTrusted(_NO_PATH, private=problem)
 
@@ -168,11 +189,11 @@ class _Search:
                     return found
         return None
 
-    def _problem(self, certificate: x509.Certificate) -> str | None:
+    def _problem(self, certificate: x509.Certificate, grace: timedelta = _NO_GRACE) -> str | None:
         name = certificate.subject.rfc4514_string()
         if self._now < certificate.not_valid_before_utc:
             return f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
-        if self._now > certificate.not_valid_after_utc:
+        if self._now - grace > certificate.not_valid_after_utc:
             return f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
         for extension in certificate.extensions:
             if extension.oid == ExtensionOID.NAME_CONSTRAINTS:

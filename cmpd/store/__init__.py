@@ -9,8 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cmpd.exchange import CertificateStatus, EnrollmentCode, IssuedCertificate
+from cmpd.exchange import CertificateStatus, EnrollmentCode, IssuedCertificate, Refusal, Seat
 from cmpd.ports import Store, StoreUnavailable
+
+REFUSALS = 500
+"""How many refusals a store keeps unless it is told another number."""
 
 
 class StoreRefused(StoreUnavailable):
@@ -41,10 +44,23 @@ class AdminStore(Store, Protocol):
     ) -> Sequence[IssuedCertificate]:
         """The latest certificates, newest first, at most `limit`. Reads only."""
 
+    async def seats(self, limit: int, profile: str | None = None) -> list[Seat]:
+        """The seats, the one that was issued to last comes first, at most `limit`. Reads only."""
 
-async def open_store(url: str, *, base: Path, key: bytes) -> AdminStore:
+    async def seat(self, profile: str, id: str) -> tuple[Seat, list[IssuedCertificate]] | None:
+        """One seat with all its certificates, newest first; None when nothing was issued to it. Reads only."""
+
+    async def refusals(self, limit: int, profile: str | None = None) -> list[Refusal]:
+        """The latest refusals, newest first, at most `limit`, without their requests. Reads only."""
+
+    async def refusal_of(self, number: int) -> Refusal | None:
+        """One refusal by its number, with its request. Reads only."""
+
+
+async def open_store(url: str, *, base: Path, key: bytes, refusals: int = REFUSALS) -> AdminStore:
     """Open the store of `[store] url`, relative to `base`; `key` is the 32 octets in `[store] key_file`.
 
+    So many `refusals` are kept, the latest.
     Raises `StoreRefused` when it cannot be this store, `StoreUnavailable` when it cannot be had now.
     """
     scheme, separator, rest = url.partition(":")
@@ -56,4 +72,4 @@ async def open_store(url: str, *, base: Path, key: bytes) -> AdminStore:
         )
     from cmpd.store.sqlite import SQLiteStore  # noqa: PLC0415  only the chosen store's driver is loaded
 
-    return await SQLiteStore.open(base / rest[3:], key)
+    return await SQLiteStore.open(base / rest[3:], key, refusals=refusals)

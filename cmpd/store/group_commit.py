@@ -3,7 +3,7 @@
 How a write goes: the caller's statements wait in a queue; when the connection is free and the event loop has nothing
 more urgent to do, everything that waits becomes one group. BEGIN IMMEDIATE and the statements run on the event loop's
 thread, the COMMIT (the one part that waits for the disk) in a worker thread; meanwhile the next group gathers. A call
-that is refused (`TransactionExists`, `TransactionMoved`, `CodeUnusable`, `ReferenceTaken`) leaves nothing behind, and
+that is refused (`TransactionExists`, `TransactionMoved`, `CodeUnusable`, `Unmet` …) leaves nothing behind, and
 the others of its group do not notice; when the group itself fails (disk full, I/O error, locked for too long) it is
 rolled back and each of its callers gets `StoreUnavailable`; the next group starts afresh.
 
@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cmpd.ports import CodeUnusable, StoreUnavailable, TransactionExists, TransactionMoved
+from cmpd.ports import CodeUnusable, StoreUnavailable, TransactionExists, TransactionMoved, Unmet
 from cmpd.store import ReferenceTaken
 from cmpd.store.schema import CACHE_KIB, LOCK_SECONDS, connect
 
@@ -53,7 +53,7 @@ COURTESY_SECONDS = 0.002
 GROUP_SIZE = 64
 """The most callers that share a commit: bounds how long the statements of a group hold the event loop (some 2 ms)."""
 
-_REFUSALS = (TransactionExists, TransactionMoved, CodeUnusable, ReferenceTaken)
+_REFUSALS = (TransactionExists, TransactionMoved, CodeUnusable, ReferenceTaken, Unmet)
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another process has held the write lock for too long: see who has the file open",

@@ -87,6 +87,37 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        "ALTER TABLE certificate ADD COLUMN seat TEXT",
+        # eight octets tell keys apart as well as 32 and make an index a third of the size
+        "CREATE INDEX key_of_certificate ON certificate (substr(spki_sha256, 1, 8)) WHERE spki_sha256 IS NOT NULL",
+        "CREATE INDEX seat_of_certificate ON certificate (profile, seat) WHERE seat IS NOT NULL",
+        """
+        CREATE TABLE issued_per_day (
+            profile TEXT NOT NULL,
+            day INTEGER NOT NULL,             -- days since 1970, UTC
+            certificates INTEGER NOT NULL,
+            PRIMARY KEY (profile, day)
+        ) WITHOUT ROWID
+        """,
+        "INSERT INTO issued_per_day SELECT profile, issued_at / 86400, count(*) FROM certificate GROUP BY 1, 2",
+        """
+        CREATE TABLE refusal (
+            id INTEGER PRIMARY KEY,
+            at INTEGER NOT NULL,
+            profile TEXT NOT NULL,
+            operation TEXT NOT NULL,
+            transaction_id TEXT NOT NULL,     -- hexadecimal
+            credential TEXT NOT NULL,
+            address TEXT NOT NULL,
+            fail_info TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            private TEXT NOT NULL,
+            findings TEXT NOT NULL,           -- JSON: [[rule, field, ok, text], …]
+            request BLOB
+        )
+        """,
+    ),
 )
 
 

@@ -5,31 +5,48 @@ How calls share commits is in `group_commit`, the tables are in `schema`, the en
 
 import asyncio
 import hashlib
+import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from cmpd import asn1
 from cmpd.asn1 import der
 from cmpd.exchange import (
     CertificateStatus,
     EnrollmentCode,
+    Finding,
     IssuedCertificate,
+    Refusal,
     RevocationReason,
+    Seat,
     Transaction,
     TransactionState,
 )
-from cmpd.ports import CodeUnusable, Expired, Revocation, StoreUnavailable, TransactionExists, TransactionMoved
-from cmpd.store import ReferenceTaken, StoreRefused
+from cmpd.ports import (
+    CodeUnusable,
+    Condition,
+    Conditions,
+    Expired,
+    Revocation,
+    StoreUnavailable,
+    TransactionExists,
+    TransactionMoved,
+    Unmet,
+)
+from cmpd.store import REFUSALS, ReferenceTaken, StoreRefused
 from cmpd.store.group_commit import GroupCommit, Row, primary_code, unavailable
 from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing, WrongKey
 
 SWEEP = 100
 """How many rows one call of `expire` ends and one step of `forget` deletes."""
+DAY = 86400
+"""Seconds of a day."""
 SERIAL_SIZE = 20
 """Octets of a serial number in the database (RFC 5280 §4.1.2.2)."""
 
@@ -48,7 +65,7 @@ _TRANSACTION = (
 )
 _CERTIFICATE_COLUMNS = (
     "c.serial, c.der, c.issuer, c.profile, c.subject, c.not_after, c.transaction_id, c.cert_req_id, c.status,"
-    " c.issued_at, c.revoked_at, c.reason"
+    " c.issued_at, c.revoked_at, c.reason, c.seat"
 )
 _CERTIFICATE = f"SELECT {_CERTIFICATE_COLUMNS} FROM certificate c WHERE c.serial = ?"  # noqa: S608  constants only
 _FIRST_CERTIFICATE = (
@@ -69,7 +86,34 @@ _CONSUME_CODE = (
 )
 _INSERT_CERTIFICATE = (
     "INSERT INTO certificate (serial, status, issuer, profile, subject, issued_at, not_after, transaction_id,"
-    " cert_req_id, revoked_at, reason, spki_sha256, der) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_SAME_KEY = (
+    "SELECT serial, not_after, status, reason FROM certificate WHERE substr(spki_sha256, 1, 8) = ? AND spki_sha256 = ?"
+)
+_SAME_SEAT = (
+    "SELECT count(*), min(not_after), serial FROM certificate"
+    " WHERE profile = ? AND seat = ? AND status <> 'revoked' AND not_after >= ? AND serial <> ?"
+)
+_SPENT = "SELECT certificates FROM issued_per_day WHERE profile = ? AND day = ?"
+_SPEND = (
+    "INSERT INTO issued_per_day (profile, day, certificates) VALUES (?, ?, ?)"
+    " ON CONFLICT (profile, day) DO UPDATE SET certificates = certificates + excluded.certificates"
+)
+_SEATS = (
+    "SELECT g.profile, g.seat, f.issued_at, l.issued_at, g.certificates FROM"
+    " (SELECT profile, seat, min(rowid) AS first, max(rowid) AS last, count(*) AS certificates FROM certificate"
+    " WHERE seat IS NOT NULL AND (?1 IS NULL OR profile = ?1) AND (?2 IS NULL OR seat = ?2)"
+    " GROUP BY profile, seat ORDER BY last DESC LIMIT ?3) g"
+    " JOIN certificate f ON f.rowid = g.first JOIN certificate l ON l.rowid = g.last ORDER BY g.last DESC"
+)
+"""From the index of seats alone but for the times."""
+_INSERT_REFUSAL = (
+    "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
+    " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_REFUSAL_COLUMNS = (
+    "id, at, profile, operation, transaction_id, credential, address, fail_info, reason, private, findings"
 )
 _ADVANCE = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, last_request = ?, last_reply = ?"
@@ -96,8 +140,9 @@ _COUNT_REVOCATION = (
 class SQLiteStore:
     """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
 
-    def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit) -> None:
+    def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
         self._path = path
+        self._refusals = refusals
         self._identity = _identity(path)
         self._sealing = sealing
         self._connections = connections
@@ -113,8 +158,11 @@ class SQLiteStore:
         return self._connections.commits
 
     @classmethod
-    async def open(cls, path: Path, key: bytes) -> Self:
-        """Open the database, make or migrate it. Raises `StoreRefused` or, when it is locked, `StoreUnavailable`."""
+    async def open(cls, path: Path, key: bytes, *, refusals: int = REFUSALS) -> Self:
+        """Open the database, make or migrate it; the latest `refusals` are kept.
+
+        Raises `StoreRefused` or, when it is locked, `StoreUnavailable`.
+        """
         try:
             sealing = Sealing(key)
         except ValueError as exc:
@@ -130,7 +178,7 @@ class SQLiteStore:
             raise StoreRefused(
                 f"{path}: {exc.strerror}: the folder must exist and belong to the user cmpd runs as"
             ) from exc
-        return cls(path, sealing, GroupCommit(path, writer, reader))
+        return cls(path, sealing, GroupCommit(path, writer, reader), refusals)
 
     # What a server asks
 
@@ -174,18 +222,69 @@ class SQLiteStore:
             rows += await self._read(_CERTIFICATE, (serial,))
         return tuple(map(_certificate, rows))
 
+    async def unmet(
+        self,
+        profile: str,
+        seat: str | None,
+        spki_sha256: bytes,
+        conditions: Conditions,
+        now: datetime,
+        /,
+        *,
+        others: int = 0,
+    ) -> Unmet | None:
+        """See `ports.Store`."""
+        for look in _looks(profile, seat, spki_sha256, conditions, _seconds(now), others=others):
+            found = look.judge(await self._read(look.query, look.parameters))
+            if found is not None:
+                return found
+        return None
+
     async def issued(
-        self, transaction: Transaction, certificates: Sequence[IssuedCertificate], /, *, code: int | None, now: datetime
+        self,
+        transaction: Transaction,
+        certificates: Sequence[IssuedCertificate],
+        /,
+        *,
+        code: int | None,
+        now: datetime,
+        conditions: Sequence[Conditions] = (),
     ) -> None:
         """See `ports.Store`."""
-        certificates = sorted(certificates, key=lambda certificate: certificate.cert_req_id)
-        transaction_row = _transaction_row(
-            transaction, b"".join(_octets(certificate.serial) for certificate in certificates)
+        seconds = _seconds(now)
+        subject_to = conditions or (_UNCONDITIONAL,) * len(certificates)
+        both = sorted(zip(certificates, subject_to, strict=True), key=lambda one: one[0].cert_req_id)
+        transaction_row = _transaction_row(transaction, b"".join(_octets(one.serial) for one, _ in both))
+        rows = [_certificate_row(one) for one, _ in both]
+        seats = [one.seat for one, _ in both]
+        looks = [
+            look
+            for number, (row, (one, subject)) in enumerate(zip(rows, both, strict=True))
+            for look in _looks(
+                one.profile,
+                one.seat,
+                row[11],
+                subject,
+                seconds,
+                others=len(both) - 1,
+                seat_mates=seats[:number].count(one.seat),
+            )
+        ]
+        same_key = (
+            None if len(both) < 2 else _same_key_twice([(row[11], one[1]) for row, one in zip(rows, both, strict=True)])
         )
-        rows = [_certificate_row(certificate) for certificate in certificates]
-        consume = (code, _seconds(now))
+        consume = (code, seconds)
+        spend = (transaction.profile, seconds // DAY, len(rows))
 
         def work(cursor: sqlite3.Cursor) -> None:
+            unmet = same_key
+            for look in looks:
+                unmet = unmet or look.judge(cursor.execute(look.query, look.parameters).fetchall())
+            if unmet is not None:
+                # nothing is written yet; the same request a second time is to hear of the first
+                if cursor.execute(_TRANSACTION, transaction_row[:1]).fetchone() is not None:
+                    raise TransactionExists
+                raise unmet
             cursor.execute(_INSERT_TRANSACTION, transaction_row)
             if cursor.rowcount == 0:
                 raise TransactionExists
@@ -198,10 +297,12 @@ class SQLiteStore:
                 cursor.execute(_INSERT_CERTIFICATE, row)
                 if row[1] == "revoked":
                     cursor.execute(_COUNT_REVOCATION, row[:1])
+            if rows:
+                cursor.execute(_SPEND, spend)
 
         await self._write(work)
 
-    async def refused(self, transaction: Transaction, /) -> None:
+    async def refused(self, transaction: Transaction, refusal: Refusal | None = None, /) -> None:
         """See `ports.Store`."""
         row = _transaction_row(transaction, b"")
 
@@ -209,8 +310,18 @@ class SQLiteStore:
             cursor.execute(_INSERT_TRANSACTION, row)
             if cursor.rowcount == 0:
                 raise TransactionExists
+            if refusal is not None:
+                self._keep(cursor, refusal)
 
         await self._write(work)
+
+    async def refusal(self, refusal: Refusal, /) -> None:
+        """See `ports.Store`."""
+        await self._write(lambda cursor: self._keep(cursor, refusal))
+
+    def _keep(self, cursor: sqlite3.Cursor, refusal: Refusal) -> None:
+        cursor.execute(_INSERT_REFUSAL, _refusal_row(refusal))
+        cursor.execute("DELETE FROM refusal WHERE id <= ?", ((cursor.lastrowid or 0) - self._refusals,))
 
     async def advance(
         self,
@@ -383,6 +494,38 @@ class SQLiteStore:
         )
         return [_certificate(row) for row in rows]
 
+    async def seats(self, limit: int, profile: str | None = None) -> list[Seat]:
+        """See `AdminStore`."""
+        return [_seat(row) for row in await self._read(_SEATS, (profile, None, limit))]
+
+    async def seat(self, profile: str, id: str) -> tuple[Seat, list[IssuedCertificate]] | None:
+        """See `AdminStore`."""
+        found = await self._read(_SEATS, (profile, id, 1))
+        if not found:
+            return None
+        rows = await self._read(
+            f"SELECT {_CERTIFICATE_COLUMNS} FROM certificate c WHERE c.profile = ? AND c.seat = ?"  # noqa: S608  constants only
+            " ORDER BY c.rowid DESC",
+            (profile, id),
+        )
+        return _seat(found[0]), [_certificate(row) for row in rows]
+
+    async def refusals(self, limit: int, profile: str | None = None) -> list[Refusal]:
+        """See `AdminStore`."""
+        rows = await self._read(
+            f"SELECT {_REFUSAL_COLUMNS} FROM refusal WHERE ?1 IS NULL OR profile = ?1 ORDER BY id DESC LIMIT ?2",  # noqa: S608  constants only
+            (profile, limit),
+        )
+        return [_refusal((*row, None)) for row in rows]
+
+    async def refusal_of(self, number: int) -> Refusal | None:
+        """See `AdminStore`."""
+        rows = await self._read(
+            f"SELECT {_REFUSAL_COLUMNS}, request FROM refusal WHERE id = ?",  # noqa: S608  constants only
+            (number,),
+        )
+        return _refusal(rows[0]) if rows else None
+
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file it is that the path leads to."""
@@ -391,6 +534,81 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+# Conditions
+
+_UNCONDITIONAL = Conditions()
+
+
+class _Look(NamedTuple):
+    """A question to the database about one condition, and who judges what it finds."""
+
+    query: str
+    parameters: tuple[Any, ...]
+    judge: Callable[[list[Row]], Unmet | None]
+
+
+def _looks(
+    profile: str,
+    seat: str | None,
+    spki: bytes | None,
+    conditions: Conditions,
+    now: int,
+    *,
+    others: int = 0,
+    seat_mates: int = 0,
+) -> Iterator[_Look]:
+    """All that must be asked about one certificate, issued with `others`, of which `seat_mates` are of its seat."""
+    if spki is not None:
+        yield _Look(_SAME_KEY, (spki[:8], spki), partial(_judge_key, conditions.new_key, now))
+    if seat is not None and (conditions.alone_in_seat or conditions.per_seat is not None):
+        updates = b"" if conditions.updates is None else _octets(conditions.updates)
+        most = None if conditions.per_seat is None else conditions.per_seat - seat_mates
+        judge = partial(_judge_seat, seat, conditions.alone_in_seat, seat_mates, most)
+        yield _Look(_SAME_SEAT, (profile, seat, now, updates), judge)
+    if conditions.per_day is not None:
+        day = now // DAY
+        yield _Look(_SPENT, (profile, day), partial(_judge_day, conditions.per_day - others, day))
+
+
+def _judge_key(new_key: bool, now: int, rows: list[Row]) -> Unmet | None:
+    unmet = None
+    for serial, not_after, status, reason in rows:
+        if status == "revoked":
+            if reason == RevocationReason.keyCompromise:
+                return Unmet(Condition.compromised_key, serial=int.from_bytes(serial))
+        elif new_key and not_after >= now:
+            unmet = Unmet(Condition.new_key, serial=int.from_bytes(serial), until=_datetime(not_after))
+    return unmet
+
+
+def _judge_seat(seat: str, alone: bool, mates: int, most: int | None, rows: list[Row]) -> Unmet | None:
+    number, first_end, serial = rows[0]
+    condition = None
+    if alone and number + mates:
+        condition = Condition.alone_in_seat
+    elif most is not None and number >= most:
+        condition = Condition.per_seat
+    if condition is None or not number:  # when none is in force, it is those issued with it that are too many
+        return None if condition is None else Unmet(condition, seat=seat)
+    return Unmet(condition, seat=seat, serial=int.from_bytes(serial), until=_datetime(first_end))
+
+
+def _judge_day(most: int, day: int, rows: list[Row]) -> Unmet | None:
+    if (rows[0][0] if rows else 0) < most:
+        return None
+    return Unmet(Condition.per_day, until=_datetime((day + 1) * DAY) if most > 0 else None)
+
+
+def _same_key_twice(wanted: Sequence[tuple[bytes | None, Conditions]]) -> Unmet | None:
+    """Hold the certificates of one call against each other: of the others the database does not know yet."""
+    seen: set[bytes | None] = {None}
+    for spki, conditions in wanted:
+        if conditions.new_key and spki is not None and spki in seen:
+            return Unmet(Condition.new_key)
+        seen.add(spki)
+    return None
 
 
 # Rows
@@ -487,6 +705,7 @@ def _certificate_row(certificate: IssuedCertificate) -> Row:
         None if certificate.reason is None else int(certificate.reason),
         _spki_sha256(certificate.der),
         certificate.der,
+        certificate.seat,
     )
 
 
@@ -519,7 +738,8 @@ def _certificate(row: Row) -> IssuedCertificate:
         issued_at,
         revoked_at,
         reason,
-    ) = row[:12]
+        seat,
+    ) = row[:13]
     return IssuedCertificate(
         int.from_bytes(serial),
         der,
@@ -533,6 +753,46 @@ def _certificate(row: Row) -> IssuedCertificate:
         _datetime(issued_at),
         None if revoked_at is None else _datetime(revoked_at),
         None if reason is None else RevocationReason(reason),
+        seat,
+    )
+
+
+def _seat(row: Row) -> Seat:
+    profile, seat, created, last_issued, certificates = row
+    return Seat(profile, seat, _datetime(created), _datetime(last_issued), certificates)
+
+
+def _refusal_row(refusal: Refusal) -> Row:
+    return (
+        _seconds(refusal.at),
+        refusal.profile,
+        refusal.operation,
+        refusal.transaction_id,
+        refusal.credential,
+        refusal.address,
+        refusal.fail_info,
+        refusal.reason,
+        refusal.private,
+        json.dumps([[one.rule, one.field, one.ok, one.text] for one in refusal.findings]),
+        refusal.request,
+    )
+
+
+def _refusal(row: Row) -> Refusal:
+    number, at, profile, operation, transaction_id, credential, address, fail_info, reason, private, findings = row[:11]
+    return Refusal(
+        at=_datetime(at),
+        address=address,
+        profile=profile,
+        operation=operation,
+        transaction_id=transaction_id,
+        credential=credential,
+        fail_info=fail_info,
+        reason=reason,
+        private=private,
+        findings=tuple(Finding(*one) for one in json.loads(findings)),
+        request=row[11],
+        id=number,
     )
 
 

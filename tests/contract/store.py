@@ -4,6 +4,7 @@ Times are whole seconds. Several processes on one store are real processes: they
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -17,15 +18,29 @@ from typing import Any
 
 import pytest
 
+from cmpd.asn1 import der
 from cmpd.exchange import (
     CertificateStatus,
     EnrollmentCode,
+    Finding,
     IssuedCertificate,
+    Refusal,
     RevocationReason,
+    Seat,
     Transaction,
     TransactionState,
 )
-from cmpd.ports import CodeUnusable, Expired, Revocation, StoreUnavailable, TransactionExists, TransactionMoved
+from cmpd.ports import (
+    CodeUnusable,
+    Condition,
+    Conditions,
+    Expired,
+    Revocation,
+    StoreUnavailable,
+    TransactionExists,
+    TransactionMoved,
+    Unmet,
+)
 from cmpd.store import AdminStore, ReferenceTaken, open_store
 
 KEY = bytes(range(32))
@@ -77,6 +92,62 @@ async def issue(store: AdminStore, code: int | None = None, **changes: Any) -> t
     one = certificate(new)
     await store.issued(new, [one], code=code, now=NOW)
     return new, one
+
+
+def spki_of(key: str) -> bytes:
+    """What passes for a SubjectPublicKeyInfo; another one for each name."""
+    return der.sequence(der.sequence(der.null()), der.bit_string(hashlib.sha512(key.encode()).digest()))
+
+
+def certificate_der(key: str) -> bytes:
+    """What has a SubjectPublicKeyInfo where a certificate has it (RFC 5280 §4.1)."""
+    version, number, empty = der.explicit(0, der.integer(2)), der.integer(1), der.sequence()
+    tbs = der.sequence(version, number, empty, empty, empty, empty, spki_of(key))
+    return der.sequence(tbs, empty, der.bit_string(b"signature"))
+
+
+def spki_sha256(key: str) -> bytes:
+    return hashlib.sha256(spki_of(key)).digest()
+
+
+ONE_KEY_ONCE = Conditions(new_key=True)
+ALONE = Conditions(alone_in_seat=True)
+
+
+async def seated(
+    store: AdminStore,
+    seat: str | None = "user@example.com",
+    conditions: Conditions = ONE_KEY_ONCE,
+    *,
+    key: str = "",
+    now: datetime = NOW,
+    code: int | None = None,
+    **changes: Any,
+) -> IssuedCertificate:
+    """Keep one new transaction with a certificate of a seat, subject to conditions; its key is its own unless given."""
+    new = transaction(created=now, profile=changes.pop("profile", "device"))
+    changes.setdefault("issued_at", now)
+    one = certificate(new, der=certificate_der(key or os.urandom(8).hex()), seat=seat, **changes)
+    await store.issued(new, [one], code=code, now=now, conditions=[conditions])
+    return one
+
+
+def refusal(number: int = 0, **changes: Any) -> Refusal:
+    """A refusal; any field can be given."""
+    fields: dict[str, Any] = {
+        "at": NOW,
+        "address": "192.0.2.1",
+        "profile": "device",
+        "operation": "ir",
+        "transaction_id": f"{number:032x}",
+        "credential": "code:device-1",
+        "fail_info": "badCertTemplate",
+        "reason": f"san.dns: number {number}",
+        "private": "",
+        "findings": (Finding("key.allowed_types", "publicKey", True, "publicKey: ecdsa"),),
+        "request": os.urandom(40),
+    }
+    return Refusal(**(fields | changes))
 
 
 async def make_code(store: AdminStore, reference: str = "ref", **changes: Any) -> EnrollmentCode:
@@ -575,6 +646,211 @@ class StoreContract:
         found = await store.certificates(10, "device", CertificateStatus.revoked)
         assert [one.serial for one in found] == [made[0].serial]
         assert await store.certificates(10, status=CertificateStatus.valid) == []
+
+    # Seats
+
+    async def test_seats_are_recorded_with_their_certificates(self, store: AdminStore, reopen: Open) -> None:
+        first = await seated(store, "a@example.com")
+        other = await seated(store, "a@example.com", profile="server")
+        await seated(store, None)
+        later = NOW + 5 * SECOND
+        second = await seated(store, "b@example.com", now=later)
+        third = await seated(store, "a@example.com", now=later, not_after=NOW)
+        a = Seat("device", "a@example.com", NOW, later, 2)
+        b = Seat("device", "b@example.com", later, later, 1)
+        elsewhere = Seat("server", "a@example.com", NOW, NOW, 1)
+        for reader in (store, await reopen()):
+            assert await reader.seats(10) == [a, b, elsewhere]
+            assert await reader.seats(2) == [a, b]
+            assert await reader.seats(10, "server") == [elsewhere]
+            assert await reader.seat("device", "a@example.com") == (a, [third, first])
+            assert await reader.seat("device", "b@example.com") == (b, [second])
+            assert await reader.seat("server", "a@example.com") == (elsewhere, [other])
+            assert await reader.seat("server", "b@example.com") is None
+            assert await reader.seat("device", "A@example.com") is None
+            assert (await reader.certificate(first.serial)) == first
+
+    # Conditions
+
+    async def test_a_key_in_force_gets_no_other_certificate(self, store: AdminStore, reopen: Open) -> None:
+        """Whatever profile, seat and issuer it has; the refused call leaves nothing, and its code is not used."""
+        code = await make_code(store, uses=5)
+        one = await seated(store, key="k", profile="server", issuer="upstream")
+        for reader in (store, await reopen()):
+            unmet = await reader.unmet("device", None, spki_sha256("k"), ONE_KEY_ONCE, NOW)
+            assert unmet is not None
+            assert (unmet.condition, unmet.serial, unmet.until) == (Condition.new_key, one.serial, one.not_after)
+            assert await reader.unmet("device", None, spki_sha256("other"), ONE_KEY_ONCE, NOW) is None
+            with pytest.raises(Unmet, match="new_key"):
+                await seated(reader, key="k", code=code.id)
+        assert await store.certificates(10) == [one]
+        assert (await store.codes())[0].used == 0
+        await seated(store, key="k", conditions=Conditions())
+        await seated(store, key="other")
+
+    async def test_a_key_is_free_again_when_its_certificate_has_ended(self, store: AdminStore) -> None:
+        one = await seated(store, key="expired", not_after=NOW + SECOND)
+        assert await store.unmet("device", None, spki_sha256("expired"), ONE_KEY_ONCE, NOW + SECOND) is not None
+        assert await store.unmet("device", None, spki_sha256("expired"), ONE_KEY_ONCE, NOW + 2 * SECOND) is None
+        await seated(store, key="expired", now=NOW + 2 * SECOND)
+        one = await seated(store, key="superseded")
+        await store.revoke(Revocation(one.serial, RevocationReason.superseded, NOW))
+        await seated(store, key="superseded")
+
+    @pytest.mark.parametrize("conditions", [Conditions(), ONE_KEY_ONCE])
+    async def test_a_compromised_key_never_gets_another_certificate(
+        self, store: AdminStore, conditions: Conditions
+    ) -> None:
+        one = await seated(store, key="k", not_after=NOW + SECOND)
+        await seated(store, key="k", conditions=Conditions())
+        await store.revoke(Revocation(one.serial, RevocationReason.keyCompromise, NOW))
+        unmet = await store.unmet("device", None, spki_sha256("k"), conditions, FAR)
+        assert unmet is not None
+        assert (unmet.condition, unmet.serial, unmet.until) == (Condition.compromised_key, one.serial, None)
+        with pytest.raises(Unmet, match="compromised_key"):
+            await seated(store, key="k", conditions=conditions, now=FAR)
+        new = transaction()
+        with pytest.raises(Unmet, match="compromised_key"):
+            await store.issued(new, [certificate(new, der=certificate_der("k"))], code=None, now=NOW)
+
+    async def test_a_seat_alone_has_one_certificate_in_force(self, store: AdminStore) -> None:
+        one = await seated(store, conditions=ALONE)
+        with pytest.raises(Unmet, match="alone_in_seat") as raised:
+            await seated(store, conditions=ALONE)
+        found = raised.value
+        assert (found.seat, found.serial, found.until) == ("user@example.com", one.serial, one.not_after)
+        assert await store.unmet("device", "user@example.com", bytes(32), ALONE, NOW) is not None
+        assert await store.unmet("device", "other@example.com", bytes(32), ALONE, NOW) is None
+        assert await store.unmet("device", None, bytes(32), ALONE, NOW) is None
+        assert await store.unmet("server", "user@example.com", bytes(32), ALONE, NOW) is None
+        updated = await seated(store, conditions=replace(ALONE, updates=one.serial))
+        with pytest.raises(Unmet):  # the first and its update are two in force now
+            await seated(store, conditions=replace(ALONE, updates=one.serial))
+        for serial in (one.serial, updated.serial):
+            await store.revoke(Revocation(serial, RevocationReason.superseded, NOW))
+        last = await seated(store, conditions=ALONE, not_after=NOW + SECOND)
+        with pytest.raises(Unmet):
+            await seated(store, conditions=ALONE, now=last.not_after)
+        await seated(store, conditions=ALONE, now=last.not_after + SECOND)
+
+    async def test_a_seat_has_so_many_certificates_in_force(self, store: AdminStore) -> None:
+        two = Conditions(per_seat=2)
+        first = await seated(store, conditions=two, not_after=FAR - SECOND)
+        await seated(store, conditions=two)
+        with pytest.raises(Unmet, match="per_seat") as raised:
+            await seated(store, conditions=two)
+        assert (raised.value.serial, raised.value.until) == (first.serial, FAR - SECOND)
+        await seated(store, "other@example.com", two)
+        await seated(store, conditions=replace(two, updates=first.serial))
+        with pytest.raises(Unmet, match="alone_in_seat"):
+            await seated(store, conditions=replace(ALONE, per_seat=2))
+
+    async def test_a_profile_issues_so_many_certificates_a_day(self, store: AdminStore, reopen: Open) -> None:
+        """Days are those of UTC; what was issued before the budget was made counts, other profiles do not."""
+        two = Conditions(per_day=2)
+        midnight = datetime(2026, 7, 2, tzinfo=UTC)
+        await seated(store, now=NOW - timedelta(days=1))
+        await seated(store)
+        await seated(store, profile="server")
+        await seated(store, conditions=two)
+        for reader in (store, await reopen()):
+            with pytest.raises(Unmet, match="per_day") as raised:
+                await seated(reader, conditions=two, now=midnight - SECOND)
+            assert raised.value.until == midnight
+            unmet = await reader.unmet("device", None, bytes(32), two, midnight - SECOND)
+            assert unmet is not None
+            assert unmet.until == midnight
+        await seated(store, profile="server", conditions=two)
+        assert await store.unmet("device", None, bytes(32), two, midnight) is None
+        assert await store.unmet("device", None, bytes(32), two, midnight, others=1) is None
+        assert await store.unmet("device", None, bytes(32), two, midnight, others=2) is not None
+        await seated(store, conditions=two, now=midnight)
+        await seated(store, conditions=two, now=midnight)
+        with pytest.raises(Unmet):
+            await seated(store, conditions=two, now=midnight)
+
+    async def test_the_certificates_of_one_call_count_for_each_other(self, store: AdminStore) -> None:
+        async def pair(conditions: Conditions, keys: str = "ab", seats: str = "ab") -> None:
+            new = transaction()
+            both = [
+                certificate(new, cert_req_id=number, der=certificate_der(f"{new.nonce!r}{key}"), seat=seat)
+                for number, (key, seat) in enumerate(zip(keys, seats, strict=True))
+            ]
+            await store.issued(new, both, code=None, now=NOW, conditions=[conditions] * 2)
+
+        for conditions, kind in (
+            (ONE_KEY_ONCE, {"keys": "aa"}),
+            (ALONE, {"seats": "cc"}),
+            (Conditions(per_seat=1), {"seats": "cc"}),
+            (Conditions(per_day=1), {}),
+        ):
+            with pytest.raises(Unmet):
+                await pair(conditions, **kind)
+        assert await store.certificates(10) == []
+        await pair(Conditions(new_key=True, alone_in_seat=True, per_seat=1, per_day=2))
+        assert len(await store.certificates(10)) == 2
+
+    @pytest.mark.parametrize(
+        "conditions",
+        [ONE_KEY_ONCE, ALONE, Conditions(per_seat=1), Conditions(per_day=1)],
+        ids=["key", "alone", "seat", "day"],
+    )
+    async def test_of_many_at_once_one_is_let(self, store: AdminStore, reopen: Open, conditions: Conditions) -> None:
+        """The key, the seat or the budget is taken in the commit; looking ahead decides nothing."""
+        second = await reopen()
+        results = await asyncio.gather(
+            *(seated((store, second)[number % 2], conditions=conditions, key="k") for number in range(30)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, Unmet) for result in results) == 29
+        assert len(await store.certificates(100)) == 1
+
+    async def test_the_same_transaction_a_second_time_hears_of_the_first(self, store: AdminStore) -> None:
+        """And not that its own key has a certificate: the caller looks for the answer to repeat."""
+        new = transaction()
+        call = [certificate(new, der=certificate_der("k"))]
+        await store.issued(new, call, code=None, now=NOW, conditions=[ONE_KEY_ONCE])
+        with pytest.raises(TransactionExists):
+            await store.issued(new, call, code=None, now=NOW, conditions=[ONE_KEY_ONCE])
+
+    # Refusals
+
+    async def test_refusals_are_kept_newest_first(self, store: AdminStore, reopen: Open) -> None:
+        ended = transaction(state=TransactionState.refused)
+        await store.refused(ended, refusal(1))
+        await store.refusal(refusal(2, profile="server", private="why"))
+        await store.refused(transaction(state=TransactionState.refused))
+        for reader in (store, await reopen()):
+            second, first = await reader.refusals(10)
+            assert [one.id for one in await reader.refusals(1)] == [second.id]
+            assert await reader.refusals(10, "device") == [first]
+            assert second.id is not None
+            assert first.id is not None
+            assert first.request is None
+            kept = await reader.refusal_of(first.id)
+            assert kept is not None
+            assert replace(kept, id=None, request=None) == replace(refusal(1), request=None)
+            assert kept.request is not None
+            assert replace(second, id=None) == refusal(2, profile="server", private="why", request=None)
+            assert await reader.refusal_of(4711) is None
+        with pytest.raises(TransactionExists):
+            await store.refused(ended, refusal(3))
+        assert len(await store.refusals(10)) == 2
+
+    async def test_the_oldest_refusals_make_room(self, url: str) -> None:
+        store = await open_store(url, base=Path("/"), key=KEY, refusals=5)
+        try:
+            await asyncio.gather(*(store.refusal(refusal(number)) for number in range(12)))
+            kept = await store.refusals(100)
+            assert [one.reason for one in kept] == [f"san.dns: number {number}" for number in (11, 10, 9, 8, 7)]
+        finally:
+            await store.close()
+        store = await open_store(url, base=Path("/"), key=KEY, refusals=0)
+        try:
+            await store.refusal(refusal())
+            assert await store.refusals(100) == []
+        finally:
+            await store.close()
 
     # Life and death
 

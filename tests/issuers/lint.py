@@ -4,21 +4,9 @@ from functools import cache
 from typing import Any
 
 from pkilint import loader, pkix
-from pkilint.pkix import certificate, crl, extension, name
+from pkilint.pkix import crl, extension, name
 
-
-@cache
-def _certificate_linter() -> Any:
-    return certificate.create_pkix_certificate_validator_container(
-        certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
-        [
-            certificate.create_issuer_validator_container([]),
-            certificate.create_validity_validator_container(),
-            certificate.create_subject_validator_container([]),
-            certificate.create_extensions_validator_container([]),
-            certificate.create_spki_validator_container([]),
-        ],
-    )
+from cmpd.lint import lint
 
 
 @cache
@@ -44,8 +32,7 @@ def _findings(results: Any) -> set[tuple[str, str]]:
 
 def lint_certificate(der: bytes) -> set[tuple[str, str]]:
     """Every finding as (severity, code)."""
-    document = loader.RFC5280CertificateDocumentLoader().load_der_document(der, "certificate")
-    return _findings(_certificate_linter().validate(document.root))
+    return {(finding.severity.name.upper(), finding.code) for finding in lint(der, "pkix")}
 
 
 def lint_crl(der: bytes) -> set[tuple[str, str]]:

@@ -464,7 +464,7 @@ async def test_certificates_of_any_structure(world: World, plan: Any, trusted: b
 async def test_a_changed_cert_conf(world: World, in_body: bool, plan: Any) -> None:
     """The certConf of a transaction that waits for one."""
     ee, _ = (await _once(world))[0]
-    draft = ee.ir(KEY)
+    draft = ee.ir()
     answer = ee.read(await world.post(ee.seal(draft)), draft)
     conf = ee.cert_conf(answer, status=asn1.PKIStatus.accepted, hash_alg=oids.SHA256, pvno=3)
     ee.seal(conf)

@@ -14,13 +14,15 @@ from tests.world import World, certificate, vendor
 async def refused(
     world: World, ee: EE, draft: Draft, fail_info: str, *, protected: bool = True, **arrival: Any
 ) -> None:
-    """An error message with that failInfo, and nothing kept."""
+    """An error message with that failInfo, and nothing kept but, when the sender is known, why it was refused."""
     before = world.store.commits
     answer = await world.send(ee, draft, **arrival)
     assert (answer.type, answer.fail_info) == (BodyType.error, fail_info), answer.text
     assert answer.protected is protected, answer.text
     assert answer.text
-    assert world.store.commits == before
+    kept = 1 if world.last.credential else 0
+    assert world.store.commits == before + kept
+    assert [one.fail_info for one in await world.store.refusals(1)] == [fail_info] * kept
     assert world.last.fail_info == fail_info
 
 

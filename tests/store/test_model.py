@@ -21,15 +21,27 @@ from cmpd.exchange import (
     Transaction,
     TransactionState,
 )
-from cmpd.ports import CodeUnusable, Revocation, TransactionExists, TransactionMoved
+from cmpd.ports import CodeUnusable, Conditions, Revocation, TransactionExists, TransactionMoved, Unmet
 from cmpd.store.sqlite import SQLiteStore
-from tests.contract.store import KEY, NOW, certificate, transaction
+from tests.contract.store import FAR, KEY, NOW, certificate, certificate_der, refusal, transaction
 
 T = TypeVar("T")
 IDS = st.sampled_from([bytes([number]) * 16 for number in range(6)])
 SERIALS = st.sampled_from([0, 1, 2**127, 2**160 - 1, 77, 78])
 CODES = st.sampled_from(["a", "b"])
 TIMES = st.integers(0, 30).map(lambda seconds: NOW + timedelta(seconds=seconds))
+ENDS = st.just(FAR) | TIMES
+SEATS = st.sampled_from([None, "x", "y"])
+KEYS = st.sampled_from(["k", "l", "m", "n"])
+CONDITIONS = st.builds(
+    Conditions,
+    new_key=st.booleans(),
+    alone_in_seat=st.booleans(),
+    per_seat=st.none() | st.integers(1, 3),
+    per_day=st.none() | st.integers(1, 8),
+    updates=st.none() | SERIALS,
+)
+REFUSALS = 3
 ENDED = st.sampled_from([TransactionState.confirmed, TransactionState.rejected])
 
 
@@ -43,6 +55,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.transactions: dict[bytes, Transaction] = {}
         self.certificates: dict[int, IssuedCertificate] = {}
         self.codes: dict[str, EnrollmentCode] = {}
+        self.keys: dict[int, str] = {}
+        self.refusals: list[int] = []
         self.revocations = 0
         self.crl_number = 0
 
@@ -51,7 +65,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.store = self.run(SQLiteStore.open(self.folder / "cmpd.db", KEY))
+        self.store = self.run(SQLiteStore.open(self.folder / "cmpd.db", KEY, refusals=REFUSALS))
 
     @rule()
     def reopen(self) -> None:
@@ -80,25 +94,88 @@ class StoreMachine(RuleBasedStateMachine):
         now=TIMES,
         confirm_by=TIMES,
         created=TIMES,
+        seats=st.tuples(SEATS, SEATS, SEATS),
+        keys=st.tuples(KEYS, KEYS, KEYS),
+        ends=st.tuples(ENDS, ENDS, ENDS),
+        conditions=CONDITIONS,
     )
     def issued(
-        self, transaction_id: bytes, serials: list[int], reference: str | None, now: Any, confirm_by: Any, created: Any
+        self,
+        transaction_id: bytes,
+        serials: list[int],
+        reference: str | None,
+        now: Any,
+        confirm_by: Any,
+        created: Any,
+        seats: tuple[str | None, ...],
+        keys: tuple[str, ...],
+        ends: tuple[Any, ...],
+        conditions: Conditions,
     ) -> None:
         code = self.codes.get(reference) if reference else None
         new = transaction(transaction_id, confirm_by=confirm_by, created=created)
         fresh = [serial for serial in serials if serial not in self.certificates]
-        ones = [certificate(new, serial=serial, cert_req_id=number) for number, serial in enumerate(fresh)]
-        call = self.store.issued(new, ones, code=None if code is None else code.id, now=now)
+        ones = [
+            certificate(
+                new,
+                serial=serial,
+                cert_req_id=number,
+                seat=seats[number],
+                der=certificate_der(keys[number]),
+                not_after=ends[number],
+                issued_at=now,
+            )
+            for number, serial in enumerate(fresh)
+        ]
+        call = self.store.issued(
+            new, ones, code=None if code is None else code.id, now=now, conditions=[conditions] * len(ones)
+        )
         if transaction_id in self.transactions:
             self.expect(TransactionExists, call)
+        elif not self.met(ones, keys, conditions, now):
+            self.expect(Unmet, call)
         elif code is not None and code.refusal(now):
             self.expect(CodeUnusable, call)
         else:
             self.run(call)
             self.transactions[transaction_id] = new
             self.certificates |= {one.serial: one for one in ones}
+            self.keys |= {one.serial: key for one, key in zip(ones, keys, strict=False)}
             if code is not None:
                 self.codes[code.reference] = replace(code, used=code.used + 1)
+
+    def met(self, ones: list[IssuedCertificate], keys: tuple[str, ...], conditions: Conditions, now: Any) -> bool:
+        """What the store must come to, by going through all there is."""
+        everything = list(self.certificates.values())
+        known = dict(self.keys)
+        for one, key in zip(ones, keys, strict=False):
+            in_force = [
+                other
+                for other in everything
+                if other.status is not CertificateStatus.revoked and other.not_after >= now
+            ]
+            for other in everything:
+                if known[other.serial] == key and other.reason is RevocationReason.keyCompromise:
+                    return False
+            in_force = [other for other in in_force if other not in ones]
+            siblings = [other for other in everything if other in ones]  # count even if they have ended already
+            if conditions.new_key and any(known[other.serial] == key for other in in_force + siblings):
+                return False
+            mates = [other for other in in_force if other.seat == one.seat and other.serial != conditions.updates]
+            mates += [other for other in siblings if other.seat == one.seat]
+            if one.seat is not None and conditions.alone_in_seat and mates:
+                return False
+            if one.seat is not None and conditions.per_seat is not None and len(mates) >= conditions.per_seat:
+                return False
+            everything.append(one)
+            known[one.serial] = key
+        spent = sum(one.profile == "device" for one in everything)
+        return not ones or conditions.per_day is None or spent <= conditions.per_day
+
+    @rule(number=st.integers(0, 99))
+    def refuse(self, number: int) -> None:
+        self.run(self.store.refusal(refusal(number)))
+        self.refusals = [number, *self.refusals][:REFUSALS]
 
     @rule(transaction_id=IDS, state=ENDED, at=TIMES)
     def advance(self, transaction_id: bytes, state: TransactionState, at: Any) -> None:
@@ -178,11 +255,21 @@ class StoreMachine(RuleBasedStateMachine):
         assert {one.serial: replace(one, transaction_id=b"") for one in listed} == {
             serial: replace(one, transaction_id=b"") for serial, one in self.certificates.items()
         }
+        assert [one.reason for one in self.run(self.store.refusals(10))] == [
+            refusal(number).reason for number in self.refusals
+        ]
+        for seat in ("x", "y"):
+            holding = {one.serial for one in self.certificates.values() if one.seat == seat}
+            held = self.run(self.store.seat("device", seat))
+            assert ({one.serial for one in held[1]} if held else set()) == holding
+            assert held is None or held[0].certificates == len(holding)
         assert {code.reference: code for code in self.run(self.store.codes())} == {
             reference: replace(code, secret=b"") for reference, code in self.codes.items()
         }
         assert {one.serial for one in self.run(self.store.revoked("local"))} == {
-            serial for serial, one in self.certificates.items() if one.status is CertificateStatus.revoked
+            serial
+            for serial, one in self.certificates.items()
+            if one.status is CertificateStatus.revoked and one.not_after == FAR
         }
         assert self.run(self.store.revocation_count("local")) == self.revocations
 

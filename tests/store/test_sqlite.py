@@ -17,11 +17,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from cmpd.exchange import TransactionState
-from cmpd.ports import CodeUnusable, TransactionExists
+from cmpd.ports import CodeUnusable, Conditions, TransactionExists, Unmet
 from cmpd.store import AdminStore, StoreRefused, open_store, sqlite
 from cmpd.store.schema import APPLICATION_ID, MIGRATIONS
 from cmpd.store.sqlite import SQLiteStore
-from tests.contract.store import KEY, NOW, ROOT, StoreContract, certificate, issue, make_code, transaction
+from tests.contract.store import (
+    KEY,
+    NOW,
+    ROOT,
+    StoreContract,
+    certificate,
+    issue,
+    make_code,
+    seated,
+    transaction,
+)
 
 
 class TestSQLiteStore(StoreContract):
@@ -219,6 +229,9 @@ async def test_ready_grows_nothing(store: SQLiteStore, path: Path) -> None:
         sqlite._FIRST_CERTIFICATE,
         sqlite._CODE,
         sqlite._CONSUME_CODE,
+        sqlite._SAME_KEY,
+        sqlite._SAME_SEAT,
+        sqlite._SPENT,
         sqlite._ADVANCE,
         sqlite._CONFIRM,
         sqlite._REVOKE,
@@ -362,6 +375,42 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
     assert await migrated.transaction(kept.transaction_id) == kept
     await migrated.close()
     assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
+
+
+async def test_what_an_older_cmpd_has_issued_counts(path: Path) -> None:
+    """For its keys and for the budget of the day; it had no seats."""
+    store = await SQLiteStore.open(path, KEY)
+    one = await seated(store, None, key="k")
+    await store.close()
+    for change in (
+        "DROP INDEX key_of_certificate",
+        "DROP INDEX seat_of_certificate",
+        "ALTER TABLE certificate DROP COLUMN seat",
+        "DROP TABLE issued_per_day",
+        "DROP TABLE refusal",
+        "PRAGMA user_version = 1",
+    ):
+        query(path, change)
+    migrated = await SQLiteStore.open(path, KEY)
+    assert await migrated.certificate(one.serial) == one
+    assert await migrated.seats(10) == []
+    for conditions in (Conditions(new_key=True), Conditions(per_day=1)):
+        with pytest.raises(Unmet):
+            await seated(migrated, None, key="k", conditions=conditions)
+    await migrated.close()
+
+
+async def test_the_seats_are_listed_from_their_index(store: SQLiteStore) -> None:
+    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {sqlite._SEATS}", (None, None, 10)).fetchall()
+    assert any("USING COVERING INDEX seat_of_certificate" in step for *_, step in plan), plan
+
+
+async def test_a_certificate_without_a_seat_is_in_no_index_of_seats(store: SQLiteStore, path: Path) -> None:
+    for _ in range(5):
+        await seated(store, None)
+    assert query(path, "SELECT count(*) FROM certificate INDEXED BY seat_of_certificate WHERE seat IS NOT NULL") == [
+        (0,)
+    ]
 
 
 # open_store

@@ -28,10 +28,9 @@ _GENERATED = frozenset(
     {
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-        ExtensionOID.CRL_DISTRIBUTION_POINTS,
-        ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
     }
 )
+"""Set by the CA, and by nobody else."""
 _CRITICAL = der.boolean(True)
 
 
@@ -106,7 +105,7 @@ class Unsigned:
 class Authority:
     """A CA's name and key, and what it puts into all that it signs."""
 
-    __slots__ = ("_after_serial", "_aki", "_entropy", "_trailer", "name", "signer")
+    __slots__ = ("_after_serial", "_aki", "_entropy", "_own", "name", "signer")
 
     def __init__(
         self,
@@ -124,9 +123,12 @@ class Authority:
         self._entropy = entropy
         self._after_serial = self.signer.algorithm + name
         self._aki = extension(ExtensionOID.AUTHORITY_KEY_IDENTIFIER, der.sequence(der.tlv(0x80, identifier)))
-        self._trailer = (_distribution_point(crl_url) if crl_url else b"") + (
-            _ca_issuers(ca_issuers_url) if ca_issuers_url else b""
-        )
+        self._own: dict[ObjectIdentifier, bytes] = {}
+        """What is added unless the request has its own."""
+        if crl_url:
+            self._own[ExtensionOID.CRL_DISTRIBUTION_POINTS] = _distribution_point(crl_url)
+        if ca_issuers_url:
+            self._own[ExtensionOID.AUTHORITY_INFORMATION_ACCESS] = _ca_issuers(ca_issuers_url)
 
     def prepare(
         self,
@@ -139,7 +141,7 @@ class Authority:
         """Write a TBSCertificate with a fresh serial number of 128 random bits.
 
         The order of extensions: authorityKeyIdentifier, subjectKeyIdentifier, `extensions` as they come, then
-        cRLDistributionPoints and authorityInfoAccess. Raises `UnissuableError`.
+        cRLDistributionPoints and authorityInfoAccess unless they are among `extensions`. Raises `UnissuableError`.
         """
         if not_after <= not_before:
             raise UnissuableError(f"validity: notAfter {not_after:%Y-%m-%dT%H:%M:%SZ} is not later than notBefore")
@@ -155,7 +157,7 @@ class Authority:
                 raise UnissuableError(f"extension {one.oid.dotted_string} is there twice, or the issuer's own to set")
             seen.add(one.oid)
             parts.append(extension(one.oid, one.value, critical=one.critical))
-        parts.append(self._trailer)
+        parts.extend(own for oid, own in self._own.items() if oid not in seen)
         serial = 0
         while not serial:
             serial = int.from_bytes(self._entropy(_SERIAL_OCTETS))

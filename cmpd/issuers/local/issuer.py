@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.exchange import Approved
 from cmpd.issuers import validate
-from cmpd.issuers.local.authority import Authority, UnissuableError
+from cmpd.issuers.local.authority import Authority, UnissuableError, Unsigned
 from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
+from cmpd.issuers.local.keys import Signer, another
 from cmpd.ports import Entropy, Issued, IssuerFailure, Store, StoreUnavailable
 
 _NOTICE = timedelta(days=30)
@@ -29,7 +30,7 @@ def crl_url_of(config: LocalIssuerConfig, url: str, name: str) -> str:
 
 
 class LocalIssuer:
-    """A CA in this process: `Issuer`, `CRLSource` and `CMPSigner` of the ports."""
+    """A CA in this process: `Issuer`, `CRLSource` and `CMPSigner` of the ports, and `Previewer` of `cmpd.lint`."""
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class LocalIssuer:
             ca_issuers_url=config.ca_issuers_url,
         )
         self._signer = self._authority.signer
+        self._ca_key = ca.key
+        self._throw_away: Signer | None = None
         self._crl = b""
         self._crl_count = -1
         self._crl_renew = self._crl_end = datetime.min.replace(tzinfo=UTC)
@@ -83,20 +86,35 @@ class LocalIssuer:
 
         Raises `IssuerFailure` when what was approved does not make a certificate.
         """
-        not_after = min(request.not_after, self.not_after)
+        unsigned = self._prepare(request)
+        tbs = unsigned.tbs
+        signature = await asyncio.to_thread(self._signer.sign, tbs) if self._signer.slow else self._signer.sign(tbs)
+        return Issued(self._authority.signed(tbs, signature), unsigned.serial, min(request.not_after, self.not_after))
+
+    async def preview(self, request: Approved, /) -> bytes:
+        """The certificate that `issue` would make, DER, but for its serial number and signature.
+
+        A key that is made for this and thrown away signs it, by the same algorithm. Raises `IssuerFailure`.
+        """
+        tbs = self._prepare(request).tbs
+        return self._authority.signed(tbs, await asyncio.to_thread(self._sign_for_nothing, tbs))
+
+    def _prepare(self, request: Approved) -> Unsigned:
         try:
-            unsigned = self._authority.prepare(
+            return self._authority.prepare(
                 request.subject,
                 request.spki,
                 request.not_before,
-                not_after,
+                min(request.not_after, self.not_after),
                 request.extensions,
             )
         except UnissuableError as error:
             raise IssuerFailure(f"issuer {self.name}: {error}") from None
-        tbs = unsigned.tbs
-        signature = await asyncio.to_thread(self._signer.sign, tbs) if self._signer.slow else self._signer.sign(tbs)
-        return Issued(self._authority.signed(tbs, signature), unsigned.serial, not_after)
+
+    def _sign_for_nothing(self, tbs: bytes) -> bytes:
+        if self._throw_away is None:
+            self._throw_away = Signer.of(another(self._ca_key))
+        return self._throw_away.sign(tbs)
 
     async def chain(self) -> tuple[bytes, ...]:
         """The CA certificates, DER, issuing CA first, root last."""

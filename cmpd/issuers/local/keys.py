@@ -63,6 +63,19 @@ def generate(key_type: str) -> CAKey:
     raise ValueError(f"no such key type: {key_type!r}; there are: {', '.join(KEY_TYPES)}")
 
 
+def another(key: CAKey) -> CAKey:
+    """Make a new key of the same type and size. Takes up to seconds for RSA."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return ec.generate_private_key(key.curve)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return rsa.generate_private_key(65537, key.key_size)
+    for kind in _WITHOUT_HASH:
+        if isinstance(key, kind):
+            made: CAKey = kind.generate()  # type: ignore[attr-defined]  # all five have it
+            return made
+    raise AssertionError("a kind of key that is not in CAKey")
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """A key with the one algorithm it signs with."""
