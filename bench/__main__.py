@@ -14,7 +14,7 @@ from bench import floor
 from bench.end_entity import MacCredential, Operation, want
 from bench.load import LoadProcess, Work, ruler
 from bench.report import ROWS, Report, Row, as_json, environment, markdown, warnings
-from bench.server import Daemon, disk_folder, file_system
+from bench.server import MAC_PROFILE, PEOPLE_PROFILE, SIGNATURE_PROFILE, Daemon, disk_folder, file_system
 from cmpd import asn1
 from cmpd.asn1 import BodyType
 from cmpd.limits import Limits
@@ -51,7 +51,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.quick:
         options.transactions, options.rounds = min(options.transactions, QUICK), 1
     options.rows = [row for row in ROWS if row.name in chosen]
-    # what is compared with each other runs one after the other: pbm and connections
+    # what is compared with each other runs one after the other: pbm, smime and connections
     options.rows.sort(key=lambda row: (row.operation, row.kind, row.implicit))
     return options
 
@@ -74,6 +74,8 @@ def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
     devices = []
     if row.kind == "known signer":
         devices = [daemon.manufacturer.device(f"device-{number}") for number in range(clients)]
+    profile = PEOPLE_PROFILE if row.person else MAC_PROFILE
+    reference, secret = daemon.codes[profile]
     return Work(
         port=daemon.port,
         server_pid=daemon.pid,
@@ -83,11 +85,12 @@ def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
         operation=row.operation,
         devices=tuple(devices),
         implicit=row.implicit,
+        person=row.person,
         keep_alive=row.keep_alive,
-        mac_path=daemon.mac_path,
-        signature_path=daemon.signature_path,
-        reference=daemon.reference,
-        secret=daemon.secret,
+        mac_path=daemon.path(profile),
+        signature_path=daemon.path(SIGNATURE_PROFILE),
+        reference=reference,
+        secret=secret,
         chain=daemon.chain,
     )
 
@@ -116,9 +119,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
 def measure_floor(
     options: argparse.Namespace, report: Report, load: LoadProcess, folder: Path, certificate: bytes
 ) -> None:
-    """One round of the floor, with messages as large as the rows' own."""
+    """One round of the floor of each row that is not compared with another, with messages as large as its own."""
     for row in options.rows:
-        if not row.keep_alive:
+        if row.unit != "ms":
             continue
         sizes = report.rows[row.name][-1]
         exchanges = len(sizes.request_sizes)
@@ -131,11 +134,13 @@ def measure_floor(
         report.served.setdefault(row.name, []).append(served)
         report.rulers.append(ruler())
         say(f"floor of {row.name}: {floor.total(found) * 1e3:.3f} ms in parts, {served * 1e3:.3f} ms at a bare server")
+    report.share_floor()
 
 
 def decoding(daemon: Daemon) -> tuple[float, int]:
     """CPU seconds to decode an ir, body included, and its size."""
-    message = Operation(MacCredential(daemon.reference, daemon.secret), BodyType.ir, want(ready=True)).request()
+    credential = MacCredential(*daemon.codes[MAC_PROFILE])
+    message = Operation(credential, BodyType.ir, want(ready=True)).request()
     limits = Limits()
 
     def decode() -> None:

@@ -69,7 +69,7 @@ def derive(secret: bytes, salt: bytes, iterations: int) -> bytes:
 
 def common_name(text: str) -> bytes:
     """DER of the Name with this commonName alone."""
-    return der.sequence(der.set_of(der.sequence(der.oid("2.5.4.3"), der.utf8_string(text))))
+    return der.sequence(_rdn("2.5.4.3", der.utf8_string(text)))
 
 
 class MacCredential:
@@ -227,32 +227,77 @@ def _signer(chain: tuple[bytes, ...], anchors: tuple[bytes, ...]) -> ec.Elliptic
 
 @dataclass(slots=True)
 class Wanted:
-    """A certificate to ask for: its key and subject, and for an ir the body, made before the clock starts."""
+    """A certificate to ask for: its key, subject and extensions (each in DER); for an ir the body, made in advance."""
 
     key: ec.EllipticCurvePrivateKey
-    subject: bytes
+    rdns: tuple[bytes, ...]
     spki: bytes
+    extensions: tuple[bytes, ...] = ()
     body: bytes | None = None
 
 
 _numbers = itertools.count(1)
 
 
-def want(*, ready: bool) -> Wanted:
-    """A new P-256 key and a subject that no other request has; with `ready` the body of an ir as well."""
+_KEY_USAGE = der.sequence(der.oid("2.5.29.15"), der.boolean(True), der.octet_string(der.named_bits((0, 1, 4))))
+_EXTENDED_KEY_USAGE = der.sequence(
+    der.oid("2.5.29.37"),
+    der.octet_string(der.sequence(der.oid("1.3.6.1.5.5.7.3.4"), der.oid("1.3.6.1.5.5.7.3.2"))),
+)
+
+
+def _rdn(oid: str, value: bytes) -> bytes:
+    return der.set_of(der.sequence(der.oid(oid), value))
+
+
+def _person(number: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Subject and extensions of a full request for an e-mail certificate, all that `bench.server.PEOPLE` is about."""
+    given, surname, mailbox = "Ada", f"Byron-{os.getpid()}-{number}", f"ada.{os.getpid()}.{number}@mail.example.com"
+    subject = (
+        _rdn("2.5.4.6", der.printable_string("DE")),
+        _rdn("2.5.4.8", der.utf8_string("Nordrhein-Westfalen")),
+        _rdn("2.5.4.7", der.utf8_string("Bonn")),
+        _rdn("2.5.4.10", der.utf8_string("Example GmbH")),
+        _rdn("2.5.4.97", der.utf8_string("NTRDE-HRB123456")),
+        _rdn("2.5.4.11", der.utf8_string("Research")),
+        _rdn("2.5.4.4", der.utf8_string(surname)),
+        _rdn("2.5.4.42", der.utf8_string(given)),
+        _rdn("2.5.4.3", der.utf8_string(f"{given} {surname}")),
+        _rdn("2.5.4.5", der.printable_string(f"{number}")),
+        _rdn("1.2.840.113549.1.9.1", der.ia5_string(mailbox)),
+    )
+    names = der.sequence(der.tlv(0x81, mailbox.encode()))
+    return subject, (
+        _KEY_USAGE,
+        der.sequence(der.oid("2.5.29.17"), der.octet_string(names)),
+        _EXTENDED_KEY_USAGE,
+    )
+
+
+def want(*, ready: bool, person: bool = False) -> Wanted:
+    """A new P-256 key and a subject that no other request has; with `ready` the body of an ir as well.
+
+    For a device the subject is a commonName, for a person all that an e-mail certificate has, and extensions too.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    wanted = Wanted(key, common_name(f"bench-{os.getpid()}-{next(_numbers)}"), spki)
+    number = next(_numbers)
+    if person:
+        subject, extensions = _person(number)
+        wanted = Wanted(key, subject, spki, extensions)
+    else:
+        wanted = Wanted(key, (_rdn("2.5.4.3", der.utf8_string(f"bench-{os.getpid()}-{number}")),), spki)
     if ready:
         wanted.body = request_body(BodyType.ir, wanted)
     return wanted
 
 
 def request_body(operation: BodyType, wanted: Wanted, old: SignatureCredential | None = None) -> bytes:
-    """The body of an ir or kur: CertTemplate with subject and publicKey, POP by signature, oldCertID in a kur."""
-    subject = old.sender if old is not None else wanted.subject
+    """The body of an ir or kur: CertTemplate with all that is wanted, POP by signature, oldCertID in a kur."""
+    subject = old.sender if old is not None else der.sequence(*wanted.rdns)
     public_key = der.tlv(0xA6, *der.children(wanted.spki))
-    template = der.sequence(der.explicit(5, subject), public_key)
+    extensions = der.tlv(0xA9, *wanted.extensions) if wanted.extensions else b""
+    template = der.sequence(der.explicit(5, subject), public_key, extensions)
     controls = b""
     if old is not None:
         cert_id = der.sequence(der.explicit(4, old.issuer), der.integer(old.serial))
@@ -359,6 +404,10 @@ class Operation:
         tbs = der.children(der.children(certificate)[0])
         if tbs[6] != self._wanted.spki:
             raise AnswerError("the certificate is for another public key")
+        if self._operation is BodyType.ir and not all(each in tbs[5] for each in self._wanted.rdns):
+            raise AnswerError("the certificate is for another subject")
+        if not all(each in tbs[-1] for each in self._wanted.extensions):
+            raise AnswerError("the certificate lacks an extension that was asked for")
         self.certificate = certificate
         granted = {item.infoType.dotted_string for item in message.header.generalInfo or ()}
         self.confirmed = _IMPLICIT_CONFIRM in granted

@@ -45,6 +45,8 @@ class Work:
     devices: tuple[Device, ...] = ()
     """Not empty: an ir is signed, each client being one of these."""
     implicit: bool = False
+    person: bool = False
+    """An ir asks for all that an e-mail certificate has, not for a device's commonName alone."""
     keep_alive: bool = True
     mac_path: str = ""
     signature_path: str = ""
@@ -183,7 +185,10 @@ class Clients:
             return
         if self._work.operation == "ir" and not self._work.devices:
             self._code.prepare(transactions * (1 if self._work.implicit else 2))
-        self._wanted = [want(ready=self._work.operation == "ir") for _ in range(transactions)]
+        self._wanted = [self._want() for _ in range(transactions)]
+
+    def _want(self) -> Wanted:
+        return want(ready=self._work.operation == "ir", person=self._work.person)
 
     async def _run(self, connection: Connection, path: str, operation: Operation) -> None:
         request = operation.request()
@@ -203,7 +208,7 @@ class Clients:
     async def _transaction(self, number: int) -> None:
         work = self._work
         credential = self._credentials[number]
-        wanted = self._wanted.pop() if self._wanted else want(ready=work.operation == "ir")
+        wanted = self._wanted.pop() if self._wanted else self._want()
         operation = Operation(credential, BodyType[work.operation], wanted, implicit=work.implicit)
         path = work.signature_path if work.devices else work.mac_path
         await self._run(self._connections[number], path, operation)

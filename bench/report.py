@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.hazmat.backends.openssl import backend
 
@@ -26,9 +26,12 @@ RESIDENT_MOST = 100_000_000
 DECODE_MOST = 30e-6
 
 
+Unit = Literal["ms", "+ms", "+%"]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kind of transaction, and the most it may cost: server CPU seconds, and times the floor."""
+    """A kind of transaction, and the most it may cost: server CPU, and times the floor."""
 
     name: str
     text: str
@@ -37,7 +40,11 @@ class Row:
     operation: str = "ir"
     kind: Kind = "mac"
     implicit: bool = False
+    person: bool = False
+    """By the profile for e-mail certificates, with a request for all that it is about."""
     keep_alive: bool = True
+    unit: Unit = "ms"
+    """What `most` is: seconds; seconds more than the row `pbm`; a share more than `pbm`, whose floor it has too."""
 
 
 ROWS = (
@@ -45,9 +52,16 @@ ROWS = (
     Row("signature", "signature", 1.0e-3, 1.9, kind="known signer"),
     Row("implicit", "PBM with implicitConfirm (one exchange)", 0.75e-3, 1.7, implicit=True),
     Row("kur", "kur, signature", 1.2e-3, 1.9, operation="kur", kind="new signer"),
-    Row("connections", "PBM, one connection per request instead of keep-alive", 0.25e-3, None, keep_alive=False),
+    Row("smime", "PBM, full S/MIME profile and request instead of the device's", 0.15, None, person=True, unit="+%"),
+    Row(
+        "connections",
+        "PBM, one connection per request instead of keep-alive",
+        0.25e-3,
+        None,
+        keep_alive=False,
+        unit="+ms",
+    ),
 )
-"""For `connections` the most is what it may cost more than `pbm`."""
 
 
 @dataclass(slots=True)
@@ -79,11 +93,21 @@ class Report:
         """Measured over what the bare server took, round by round."""
         return [cost / served for cost, served in zip(self.cpu(name), self.served.get(name, ()), strict=False)]
 
-    def extra(self) -> list[float]:
-        """What a connection per request costs more than keep-alive, round by round."""
-        if "pbm" not in self.rows:
+    def share_floor(self) -> None:
+        """Give the rows with the floor of `pbm` the one that it has got in this round."""
+        for row in ROWS:
+            if row.unit == "+%" and row.name in self.rows and "pbm" in self.floors:
+                self.floors.setdefault(row.name, []).append(self.floors["pbm"][-1])
+                self.served.setdefault(row.name, []).append(self.served["pbm"][-1])
+
+    def extra(self, row: Row) -> list[float]:
+        """What it costs more than `pbm` in the row's unit, round by round; nothing if the row is not so compared."""
+        if "pbm" not in self.rows or row.unit == "ms":
             return []
-        return [more - less for more, less in zip(self.cpu("connections"), self.cpu("pbm"), strict=True)]
+        pairs = list(zip(self.cpu(row.name), self.cpu("pbm"), strict=True))
+        if row.unit == "+%":
+            return [more / less - 1 for more, less in pairs]
+        return [more - less for more, less in pairs]
 
 
 def environment(folder: Path, file_system: str) -> dict[str, str]:
@@ -147,6 +171,10 @@ def _ms(seconds: float, sign: str = "") -> str:
     return f"{seconds * 1e3:{sign}.2f} ms"
 
 
+def _quantity(value: float, unit: Unit) -> str:
+    return f"{value * 100:+.1f} %" if unit == "+%" else _ms(value, unit.removesuffix("ms"))
+
+
 def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.0f}"
 
@@ -160,18 +188,17 @@ def _results(report: Report) -> list[list[str]]:
     for row in ROWS:
         if row.name not in report.rows:
             continue
-        costs, sign = report.cpu(row.name), ""
         floors = [total(floor) for floor in report.floors.get(row.name, ())]
-        if not row.keep_alive:
-            costs, sign = report.extra() or costs, "+" if report.extra() else ""
         ratio = median(report.ratios(row.name)) if floors else None
-        cost = median(costs)
+        extra = report.extra(row)
+        costs = extra or report.cpu(row.name)
+        cost, compared = median(costs), bool(extra) or row.unit == "ms"
         lines.append(
             [
                 row.text,
-                _ms(row.most, "" if row.keep_alive else "+"),
-                f"{_ms(cost, sign)}{_over(cost, row.most if sign or row.keep_alive else None)}",
-                _ms(min(costs), sign),
+                _quantity(row.most, row.unit),
+                f"{_quantity(cost, row.unit if compared else 'ms')}{_over(cost, row.most if compared else None)}",
+                _quantity(min(costs), row.unit if compared else "ms"),
                 _ms(median(floors)) if floors else "",
                 "" if ratio is None else f"{ratio:.2f}{_over(ratio, row.ratio_most)}",
                 _ms(median(report.served[row.name])) if row.name in report.served else "",
@@ -210,7 +237,7 @@ def markdown(report: Report) -> str:
             "loop of its own, and all of them done for each request by a bare aiohttp server, as any server has to."
         ),
     ]
-    columns = {row.name: report.floors[row.name] for row in ROWS if row.name in report.floors}
+    columns = {row.name: report.floors[row.name] for row in ROWS if row.unit == "ms" and row.name in report.floors}
     if columns:
         sections.append(_floor_table(columns))
     sections.append("\n".join(f"- {name}: {value}" for name, value in report.environment.items() if name != "folder"))
@@ -244,6 +271,8 @@ def as_json(report: Report) -> dict[str, Any]:
             row.name: {
                 "text": row.text,
                 "most": row.most,
+                "unit": row.unit,
+                "extra": report.extra(row),
                 "cpu": report.cpu(row.name),
                 "cpu_median": median(report.cpu(row.name)),
                 "floor": [{part.text: part.seconds for part in floor} for floor in report.floors.get(row.name, ())],
@@ -263,7 +292,6 @@ def as_json(report: Report) -> dict[str, Any]:
             for row in ROWS
             if row.name in report.rows
         },
-        "connections_extra": report.extra() if "connections" in report.rows else [],
         "decode": report.decode,
         "memory": None
         if report.memory is None

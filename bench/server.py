@@ -32,6 +32,48 @@ STARTUP_SECONDS = 30
 STOP_SECONDS = 30
 MAC_PROFILE = "device"
 SIGNATURE_PROFILE = "signed"
+PEOPLE_PROFILE = "people"
+PEOPLE = """
+id = "@ID@"
+base_template = "private-smime"
+issuer = "@ISSUER@"
+name = "E-mail inside the company"
+description = "People, by enrollment code: one rule of each kind that an e-mail profile can have"
+business_unit = "Research"
+tags = ["load test"]
+lint = "off"
+
+[certificate_type]
+usage = "dual_use"
+
+[organization]
+name = "Example GmbH"
+identifier = "NTRDE-HRB123456"
+
+[contact]
+mode = "custom"
+first_name = "Ada"
+last_name = "Byron"
+email = "pki@example.com"
+
+[subject]
+name_split = "last-word-is-surname"
+common_name_from = ["personal_name"]
+given_name = { include = "required", max_length = 40 }
+surname = { include = "required", max_length = 40 }
+country_name = { include = "required", pattern = "DE|AT|CH" }
+serial_number = { include = "required", pattern = "[0-9]{1,12}" }
+
+[san]
+email = { max = 2, allowed_domains = ["example.com", ".example.com"] }
+
+[extensions]
+certificate_policies = [{ oid = "1.3.6.1.4.1.55555.1.1", cps = "https://example.com/cps" }]
+
+[seat]
+id_mapping = "san.email"
+allow_duplicates = false
+"""
 
 
 def disk_folder() -> Path:
@@ -73,8 +115,8 @@ class Daemon:
         listen = ("--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self._admin_port}")
         self._cmpd("init", "--dir", str(self._folder), *listen)
         self._make_signature_profile()
-        code = self._json("code", "create", "--profile", MAC_PROFILE, "--uses", "unlimited")
-        self.reference, self.secret = code["reference"], code["secret"]
+        self._make_people_profile()
+        self.codes = {profile: self._code(profile) for profile in (MAC_PROFILE, PEOPLE_PROFILE)}
         pem = self._cmpd("ca", "chain")
         self.chain = tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
         self._start()
@@ -88,13 +130,9 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
-    @property
-    def mac_path(self) -> str:
-        return f"/.well-known/cmp/p/{MAC_PROFILE}"
-
-    @property
-    def signature_path(self) -> str:
-        return f"/.well-known/cmp/p/{SIGNATURE_PROFILE}"
+    @staticmethod
+    def path(profile: str) -> str:
+        return f"/.well-known/cmp/p/{profile}"
 
     def _cmpd(self, *arguments: str) -> bytes:
         environment = os.environ | {"CMPD_CONFIG": str(self._config)}
@@ -108,9 +146,24 @@ class Daemon:
     def _json(self, *arguments: str) -> Any:
         return json.loads(self._cmpd(*arguments, "--json"))
 
+    def _code(self, profile: str) -> tuple[str, str]:
+        """Reference and secret of a new enrollment code."""
+        code = self._json("code", "create", "--profile", profile, "--uses", "unlimited")
+        return code["reference"], code["secret"]
+
+    def _profiles(self) -> Path:
+        settings = tomllib.loads(self._config.read_text())
+        return self._folder / str(settings.get("profiles", {}).get("directory", "profiles"))
+
+    def _make_people_profile(self) -> None:
+        """A profile for e-mail certificates, from its template and with the issuer of the first."""
+        issuer = tomllib.loads((self._profiles() / f"{MAC_PROFILE}.toml").read_text())["issuer"]
+        text = PEOPLE.replace("@ID@", os.urandom(16).hex()).replace("@ISSUER@", issuer)
+        (self._profiles() / f"{PEOPLE_PROFILE}.toml").write_text(text)
+
     def _make_signature_profile(self) -> None:
         """A second profile, like the first, but for clients that sign with a certificate of another PKI."""
-        folder = self._folder / tomllib.loads(self._config.read_text()).get("profiles", {}).get("directory", "profiles")
+        folder = self._profiles()
         (folder / "manufacturer.pem").write_bytes(self.manufacturer.root.public_bytes(Encoding.PEM))
         text = (folder / f"{MAC_PROFILE}.toml").read_text()
         text = re.sub(r'(?m)^id *= *".*"$', f'id = "{os.urandom(16).hex()}"', text, count=1)

@@ -9,6 +9,9 @@ A reload builds everything aside and swaps it in for the next request, or keeps 
 import asyncio
 import contextlib
 import errno
+import gc
+import ipaddress
+import json
 import logging
 import os
 import resource
@@ -16,23 +19,26 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import sdnotify
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from cmpd import issuers
-from cmpd.exchange import Exchange
+from cmpd.exchange import Exchange, Refusal
 from cmpd.http_transfer import Answer, CMPTransfer, Listener, Request, Service, segments, server_tls, text
 from cmpd.issuers import IssuerConfigError
+from cmpd.lint import LinterMissing, preload
 from cmpd.observe import Metrics, record, set_up_logging
 from cmpd.ports import CRLSource, Issuer, IssuerFailure, IssuerUnavailable, Store, StoreUnavailable
 from cmpd.profile import Profile, ProfileError, load_directory
+from cmpd.refusals import Refusals
 from cmpd.responder import Responder
 from cmpd.settings import Listen, Settings, SettingsError
 from cmpd.store import open_store
@@ -47,8 +53,16 @@ FORGET_SECONDS = 3600.0
 """How often transactions older than `[store] retention` are deleted."""
 READY_SECONDS = 5.0
 """How long `/readyz` waits for the store."""
+GC_THRESHOLD = 20_000
+"""Objects made, less those gone, between two looks for cycles: requests leave none behind, so look seldom."""
 SPARE_FILES = 64
 """Open files that are not connections: database, listeners, libraries."""
+RELOAD_SHARE = 4
+"""After a reload the next one waits for so many times as long as that took: who asks for many gets few."""
+COMMAND_HEADER = "Cmpd-Command"
+"""A field that requests for a command must have: no web page of another origin can make a browser send it unasked."""
+COMMAND_HOST = "cmpd.invalid"
+"""What such a request must have as its host: no web page has this origin, since the name never resolves (RFC 6761)."""
 
 Adjust = Callable[[Settings], Settings]
 
@@ -100,12 +114,13 @@ def load(settings: Settings) -> Loaded:
     except ProfileError as error:
         faults += error.faults
     for profile in profiles.values():
+        where = f"{directory / profile.name}.toml"
         if profile.issuer not in settings.issuers:
             known = ", ".join(sorted(settings.issuers)) or "none"
             faults.append(
-                f"{directory / profile.name}.toml: issuer: {profile.issuer!r} is no section [issuers.NAME] of {file}; "
-                f"there are: {known}"
+                f"{where}: issuer: {profile.issuer!r} is no section [issuers.NAME] of {file}; there are: {known}"
             )
+        faults += (f"{where}: {fault}" for fault in profile_faults(profile, made))
     default = settings.profiles.default
     if default is not None and profiles and default not in profiles:
         faults.append(
@@ -116,8 +131,44 @@ def load(settings: Settings) -> Loaded:
     return Loaded(settings, made, profiles, context, store_key)
 
 
-def responder_of(loaded: Loaded, store: Store, observe: Callable[[Exchange], None]) -> Responder:
-    """Make the responder of a configuration."""
+def profile_faults(profile: Profile, issuers: Mapping[str, Issuer]) -> list[str]:
+    """What a profile asks for that its issuer or this installation cannot do: `key: fault`, one line each."""
+    capable = getattr(issuers.get(profile.issuer), "signature_algorithms", None)
+    faults = [] if capable is None else profile.signature_faults(capable)
+    if profile.lint != "off":
+        try:
+            preload(
+                profile.public_trust or "pkix", validation_type=profile.validation_type, generation=profile.generation
+            )
+        except LinterMissing as error:
+            if profile.lint == "enforce":
+                faults.append(str(error))
+    return faults
+
+
+def public_refusal(refusal: Refusal) -> dict[str, Any]:
+    """A refusal for an operator's eyes, without the request."""
+    return {
+        "id": refusal.id,
+        "at": f"{refusal.at:%Y-%m-%dT%H:%M:%SZ}",
+        "profile": refusal.profile,
+        "operation": refusal.operation,
+        "transaction_id": refusal.transaction_id,
+        "credential": refusal.credential,
+        "address": refusal.address,
+        "fail_info": refusal.fail_info,
+        "reason": refusal.reason,
+        "private": refusal.private,
+        "findings": [
+            {"rule": one.rule, "field": one.field, "ok": one.ok, "text": one.text} for one in refusal.findings
+        ],
+    }
+
+
+def responder_of(
+    loaded: Loaded, store: Store, observe: Callable[[Exchange], None], refusals: Refusals | None = None
+) -> Responder:
+    """Make the responder of a configuration; `refusals` are those that the one before it remembers."""
     return Responder(
         profiles=loaded.profiles,
         default=loaded.settings.profiles.default,
@@ -125,6 +176,7 @@ def responder_of(loaded: Loaded, store: Store, observe: Callable[[Exchange], Non
         store=store,
         limits=loaded.settings.limits,
         observe=observe,
+        refusals=refusals,
     )
 
 
@@ -153,6 +205,16 @@ class Addresses:
     admin: Listen
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of a reload."""
+
+    faults: list[str]
+    """Why the old configuration stays; empty when the new one is in use."""
+    at_next_start: list[str] = field(default_factory=list)
+    """Keys whose changes wait for it."""
+
+
 class Daemon:
     """One running service."""
 
@@ -173,8 +235,10 @@ class Daemon:
         self._systemd = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._reload_asked: asyncio.Future[_Outcome] | None = None
         self._draining = False
         self.metrics = Metrics(CollectorRegistry())
+        self._refusals = Refusals()
         self._log: FilteringBoundLogger
         self._loaded: Loaded
         self._store: Store
@@ -188,10 +252,12 @@ class Daemon:
         settings = loaded.settings
         self._log = set_up_logging(settings.log.format, settings.log.level)
         _allow_connections(settings.limits.connections, self._log)
-        self._store = await open_store(settings.store.url, base=settings.base, key=loaded.store_key)
+        self._store = await open_store(
+            settings.store.url, base=settings.base, key=loaded.store_key, refusals=settings.store.refusals
+        )
         tasks: list[asyncio.Task[None]] = []
         try:
-            responder = responder_of(loaded, self._store, self._observe)
+            responder = responder_of(loaded, self._store, self._observe, self._refusals)
             await _prepare(responder, loaded)
             self._transfer = CMPTransfer(self._service(loaded, responder), settings.limits, self._refused)
             self._admin = Listener(self._administer, settings.limits, lambda *_: None)
@@ -298,23 +364,54 @@ class Daemon:
         self._log.info("refused", status=status, address=address, target=target[:200], reason=reason)
 
     async def _administer(self, request: Request) -> Answer:
-        """Answer on the admin listener: /metrics, /healthz, /readyz."""
-        path = segments(request.message.path)
-        if path not in (["metrics"], ["healthz"], ["readyz"]):
-            return text(404, "there are /metrics, /healthz and /readyz")
-        if request.message.method not in {"GET", "HEAD"}:
-            return text(405, "GET only", b"Allow: GET, HEAD\r\n")
+        """Answer on the admin listener: /metrics, /healthz, /readyz; to this machine also /reload and /refusals."""
+        target = request.message.path
+        path = segments(target)
+        if path not in (["metrics"], ["healthz"], ["readyz"], ["reload"], ["refusals"]):
+            return text(404, "there are /metrics, /healthz, /readyz, /reload and /refusals")
+        methods = {"POST"} if path == ["reload"] else {"GET", "HEAD"}
+        if request.message.method not in methods:
+            allowed = ", ".join(sorted(methods))
+            return text(405, f"{allowed} only", f"Allow: {allowed}\r\n".encode())
         if await request.read(0) is None:
             return text(413, "no body is expected")
+        if path[0] in {"reload", "refusals"} and not _is_command(request):
+            return text(403, "only the cmpd command of this machine may ask for that")
         match path[0]:
             case "metrics":
                 media_type, body = self.metrics.exposition()
                 return Answer(200, media_type.encode(), body)
             case "healthz":
                 return text(200, "ok")
+            case "refusals":
+                limit = parse_qs(target.partition("?")[2]).get("limit", [""])[0]
+                found = self._refusals.latest()[: int(limit[:6]) if limit[:6].isdecimal() else None]
+                return _json(200, {"refusals": [public_refusal(one) for one in found]})
+            case "reload":
+                return await self._answer_reload()
             case _:
                 reason = await self._unready()
                 return text(200, "ready") if reason is None else text(503, reason)
+
+    async def _answer_reload(self) -> Answer:
+        """Have the configuration loaded anew after this moment, and say what came of it; who waits shares one reload.
+
+        Whoever can reach the listener can ask: that changes nothing that is not in the files, and the work is bounded.
+        """
+        if self._reload_asked is None:
+            self._reload_asked = asyncio.get_running_loop().create_future()
+        asked = self._reload_asked
+        self._reload.set()
+        outcome = await asyncio.shield(asked)
+        return _json(
+            409 if outcome.faults else 200,
+            {
+                "result": "refused" if outcome.faults else "reloaded",
+                "faults": outcome.faults,
+                "profiles": list(self._loaded.profiles),
+                "at_next_start": outcome.at_next_start,
+            },
+        )
 
     async def _unready(self) -> str | None:
         if self._draining:
@@ -346,33 +443,41 @@ class Daemon:
         while True:
             await self._reload.wait()
             self._reload.clear()
+            asked, self._reload_asked = self._reload_asked, None
+            began = time.monotonic()
             self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            await self._load_anew()
+            outcome = await self._load_anew()
             self._notify("READY=1")
+            if asked is not None:
+                asked.set_result(outcome)
+                await asyncio.sleep(RELOAD_SHARE * (time.monotonic() - began))
 
-    async def _load_anew(self) -> None:
+    async def _load_anew(self) -> "_Outcome":
         """Load the configuration beside the one in use, and put it into use only if all of it is right."""
         try:
             loaded = await asyncio.to_thread(lambda: load(self._settings()))
-            responder = responder_of(loaded, self._store, self._observe)
+            responder = responder_of(loaded, self._store, self._observe, self._refusals)
             await _prepare(responder, loaded)
         except Exception as error:  # noqa: BLE001  whatever it is, the old configuration goes on serving
             self.metrics.reload(success=False)
             if isinstance(error, SettingsError):
                 self._log.error("reload failed, the old configuration stays", faults=list(error.faults))
-            else:
-                self._log.exception("reload failed, the old configuration stays")
-            return
+                return _Outcome(list(error.faults))
+            self._log.exception("reload failed, the old configuration stays")
+            return _Outcome(["an internal error occurred; the log has it"])
         old, new = self._loaded.settings, loaded.settings
         self._log = set_up_logging(new.log.format, new.log.level)
+        at_next_start = []
         for key, before, after in (
             ("server.listen", old.server.listen, new.server.listen),
             ("server.tls.listen", old.server.tls and old.server.tls.listen, new.server.tls and new.server.tls.listen),
             ("admin.listen", old.admin.listen, new.admin.listen),
             ("store.url", old.store.url, new.store.url),
             ("store.key_file", self._loaded.store_key, loaded.store_key),
+            ("store.refusals", old.store.refusals, new.store.refusals),
         ):
             if before != after:
+                at_next_start.append(key)
                 self._log.warning("a change takes effect at the next start only", key=key)
         self._transfer.service = self._service(loaded, responder)
         self._transfer.limits = self._admin.limits = new.limits
@@ -382,6 +487,7 @@ class Daemon:
         self.metrics.loaded(loaded.profiles)
         self.metrics.reload(success=True)
         self._log.info("reloaded", profiles=", ".join(loaded.profiles))
+        return _Outcome([], at_next_start)
 
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""
@@ -410,6 +516,20 @@ class Daemon:
         while True:
             self._notify("WATCHDOG=1")
             await asyncio.sleep(int(interval) / 2_000_000)
+
+
+def _json(status: int, value: object) -> Answer:
+    return Answer(status, b"application/json", json.dumps(value).encode())
+
+
+def _is_command(request: Request) -> bool:
+    """Whether the `cmpd` command of this machine asks, and no web page, whatever its host name resolves to."""
+    headers = request.message.headers
+    try:
+        near = ipaddress.ip_address(request.connection.address).is_loopback
+    except ValueError:
+        near = False
+    return near and COMMAND_HEADER in headers and headers.get("Host") == COMMAND_HOST
 
 
 _LISTEN_FAULTS = {
@@ -453,6 +573,8 @@ def serve(path: Path, *, adjust: Adjust | None = None, ready: Callable[[Addresse
         loop_factory = uvloop.new_event_loop
 
     async def run() -> None:
+        gc.freeze()  # what has been imported stays
+        gc.set_threshold(GC_THRESHOLD, 50, 50)
         await Daemon(path, adjust=adjust, ready=ready).run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:

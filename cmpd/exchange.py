@@ -7,6 +7,8 @@ from datetime import datetime
 
 from cryptography.x509 import ObjectIdentifier
 
+from cmpd.asn1 import der, name_text
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -151,8 +153,6 @@ class IssuedCertificate:
     issuer: str
     """Name of the `[issuers.NAME]` section that issued it."""
     profile: str
-    subject: str
-    """The subject in RFC 4514 style, for people."""
     not_after: datetime
     transaction_id: bytes
     cert_req_id: int
@@ -162,6 +162,15 @@ class IssuedCertificate:
     reason: RevocationReason | None = None
     seat: str | None = None
     """Who it is for; None where the profile has no seats."""
+
+    @property
+    def subject(self) -> str:
+        """The subject in RFC 4514 style, for people; empty when the certificate cannot be read."""
+        try:
+            fields = der.children(der.children(self.der)[0])
+            return name_text(fields[5] if fields[0][0] == 0xA0 else fields[4])
+        except (der.MalformedError, IndexError):
+            return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +238,7 @@ class Transaction:
     operation: str
     """Body type of the first message: ir, cr, p10cr, kur."""
     credential: str
-    """Who is behind it: `code:<id>` or `cert:<SHA-256 of the protection certificate, hexadecimal>`."""
+    """Who is behind it: `code:<id>` or `cert:<SHA-256 of the certificate>:<serial number>`, hexadecimal."""
     state: TransactionState
     nonce: bytes
     """senderNonce of our latest answer: the next message's recipNonce."""

@@ -8,6 +8,7 @@ kind of certificate. A certificate takes about 10 ms of CPU, in a worker thread.
 
 import asyncio
 import enum
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,10 @@ _HALF_RIGHT: Final = {
 RFC 5280 §4.2.1.6 has any URI, and not yet P-521 keys and signatures (S/MIME BR §7.1.3.1.2, §7.1.3.2.2)."""
 _SHOWN: Final = 5
 """So many findings are told in one message."""
+_LONGEST: Final = 480
+"""So many characters a message may have, before it says how many findings it leaves out."""
+_ABOVE: Final = re.compile(r"^certificate\.(?:tbsCertificate\.)?(?:extensions\.\d+\.extnValue\.)?")
+_WITHIN: Final = re.compile(r"\.rdnSequence(?:\.\d+)*(?:\.value)?")
 
 
 class LinterMissing(Exception):
@@ -61,6 +66,8 @@ class LintFinding:
     """pkilint's name of it, e.g. `cabf.smime.prohibited_attribute`."""
     text: str
     """The particulars; may be empty, and quotes the certificate."""
+    field: str = "certificate"
+    """The field of the certificate that it is about, e.g. `subjectAltName.0`."""
 
     @property
     def is_serious(self) -> bool:
@@ -99,12 +106,19 @@ def lint(
     if filters:
         results, _ = finding_filter.filter_results(filters, results)
     found = [
-        LintFinding(_severity(one.finding, certificate_der), one.finding.code, one.message or "")
+        LintFinding(
+            _severity(one.finding, certificate_der), one.finding.code, one.message or "", _field(str(result.node.path))
+        )
         for result in results
         for one in result.finding_descriptions
     ]
     order = list(Severity)
     return sorted(found, key=lambda finding: (order.index(finding.severity), finding.code))
+
+
+def _field(path: str) -> str:
+    """Shorten pkilint's path of a node: the field, and which of its values."""
+    return ".".join(_WITHIN.sub("", _ABOVE.sub("", path)).split(".")[:2])
 
 
 def _severity(finding: Any, certificate_der: bytes) -> Severity:
@@ -126,13 +140,18 @@ async def lint_preview(
 
 
 def complaint(findings: Iterable[LintFinding]) -> str:
-    """The serious findings in one line for peer and log, the first five by name; empty when there is none."""
-    serious = [finding for finding in findings if finding.is_serious]
-    if not serious:
+    """The serious findings in one line for peer and log: `lint: FIELD (CODE), …`, five at most; empty without any.
+
+    Never longer than 500 characters.
+    """
+    told = list(dict.fromkeys(f"{one.field} ({one.code})" for one in findings if one.is_serious))
+    if not told:
         return ""
-    codes = list(dict.fromkeys(finding.code for finding in serious))
-    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
-    return f"lint: {', '.join(codes[:_SHOWN])}{more}"
+    text, shown = f"lint: {told[0]}", 1
+    while shown < min(len(told), _SHOWN) and len(text) + len(told[shown]) + 2 <= _LONGEST:
+        text += f", {told[shown]}"
+        shown += 1
+    return text if shown == len(told) else f"{text} and {len(told) - shown} more"
 
 
 def preload(kind: Kind, *, validation_type: str | None = None, generation: str | None = None) -> None:

@@ -42,6 +42,8 @@ _FIELDS = (
     "reason",
     "private",
     "serial",
+    "seat",
+    "lint",
     "normalised",
     "address",
 )
@@ -190,6 +192,9 @@ class Metrics:
         self._expired = Counter(
             "cmpd_expired_transactions", "Transactions ended because no certConf came.", registry=registry
         )
+        self._linted = Counter(
+            "cmpd_linted", "Exchanges in which the linter had something to say.", ["profile"], registry=registry
+        )
         for result in ("success", "failure"):
             self._reloads.labels(result)
         Info("cmpd_build", "The running version.", registry=registry).info({"version": _version()})
@@ -205,6 +210,8 @@ class Metrics:
         children[1](exchange.ms / 1000)
         if exchange.normalised:
             self._normalised.inc()
+        if exchange.lint:
+            self._linted.labels(exchange.profile if exchange.profile in self.profiles else "").inc()
 
     def _children(
         self, profile: str, operation: str, outcome: str, fail_info: str

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
-from cmpd.enrollment import Operation, Realm, digest, is_authorised_ra
+from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, is_authorised_ra
 from cmpd.errors import (
     BadDataFormat,
     BadMessageCheck,
@@ -49,7 +49,6 @@ from cmpd.ports import (
     Clock,
     CMPSigner,
     CodeUnusable,
-    Conditions,
     Entropy,
     Issuer,
     Store,
@@ -68,8 +67,9 @@ from cmpd.protection import (
     SignerCache,
     is_mac,
     mac_reference,
+    serial_of,
 )
-from cmpd.protection.mac import derive, parameters
+from cmpd.protection.mac import MacParameters, derive, parameters
 from cmpd.refusals import Refusals, presentable
 from cmpd.reply import Heading, Identity, Replier
 from cmpd.transaction import Event
@@ -79,6 +79,10 @@ DERIVED_KEYS = 4096
 """MAC keys that are remembered, so that a client which keeps its parameters costs one derivation (RFC 9483 §4.1.5)."""
 LONG_DERIVATIONS = 2
 """Derivations beyond `limits.inline_iterations` that may run at a time; more of them wait."""
+WAITING_DERIVATIONS = 32
+"""How many of them there may be, running and waiting; one more is answered with systemUnavail."""
+OPEN_TRANSACTIONS = 1024
+"""Transactions waiting for their certConf that are kept in memory as well."""
 
 _AGAIN = (TransactionExists, TransactionMoved)
 _NO_GRACE = timedelta()
@@ -103,7 +107,10 @@ class _Office:
     refusals: Refusals
     realms: dict[str, Realm] = field(default_factory=dict)
     keys: OrderedDict[tuple[int, bytes], MacKey] = field(default_factory=OrderedDict)
+    open: OrderedDict[bytes, OpenTransaction] = field(default_factory=OrderedDict)
     long_derivations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_DERIVATIONS))
+    waiting: int = 0
+    """Long derivations under way or waiting."""
 
     async def realm(self, name: str) -> Realm:
         """Everything that serving a profile needs."""
@@ -124,20 +131,33 @@ class _Office:
             identity = Identity.of(sender, key_id, Signer.of(key), certificates)
         # not the root above our issuing CA: what a company's other CAs issue below it was not issued for this profile
         anchors = tuple(dict.fromkeys((*chain[:1], *profile.trusted)))
-        return Realm(
+        return Realm.of(
             profile,
             issuer,
             chain,
             identity,
             SignerCache(anchors, self.limits, allow_sha1=profile.sha1_signatures),
             SignerCache(profile.ra_trusted, self.limits) if profile.ra_trusted else None,
-            Conditions(
-                new_key=not profile.same_key_elsewhere,
-                alone_in_seat=not profile.duplicates,
-                per_seat=profile.budget_per_seat,
-                per_day=profile.budget_per_day,
-            ),
         )
+
+    def remember(self, opened: OpenTransaction) -> None:
+        """Keep a transaction at hand for its certConf; the oldest makes room."""
+        self.open[opened.transaction.transaction_id] = opened
+        if len(self.open) > OPEN_TRANSACTIONS:
+            self.open.popitem(last=False)
+
+    async def derive(self, found: MacParameters, secret: bytes) -> bytes:
+        """Derive a MAC key; a long derivation in a thread, and not when too many wait. Raises SystemUnavail."""
+        if found.iterations <= self.limits.inline_iterations:
+            return derive(found, secret)
+        if self.waiting >= WAITING_DERIVATIONS:
+            raise SystemUnavail("too many messages with a high iterationCount are waiting; try again later")
+        self.waiting += 1
+        try:
+            async with self.long_derivations:
+                return await asyncio.to_thread(derive, found, secret)
+        finally:
+            self.waiting -= 1
 
 
 class Responder:
@@ -197,6 +217,9 @@ class _Conversation:
         self._body_type: BodyType | None = None
         self._authenticated: asn1.PKIMessage | None = None
         """The message, once its sender is known."""
+        self._open: OpenTransaction | None = None
+        """The transaction that the message continues, when it is still in memory."""
+        self._transaction: Transaction | None = None
         self._realm: Realm | None = None
         self._decided: CertificateRequest | None = None
         self._kept = False
@@ -232,38 +255,47 @@ class _Conversation:
 
     async def _converse(self, message: asn1.PKIMessage) -> bytes:
         """The straight line, in the order of RFC 9483 §3.5."""
-        early: CMPError | None = None
-        validation.version(message)
         realm = await self._office.realm(self._profile_name(message))
         self._realm, profile = realm, realm.profile
         self._exchange.profile = profile.name
         if message.header.protectionAlg is not None and not is_mac(message):
             self._identity = realm.identity  # whatever comes of it, a client that signs can check a signature
-        transaction_id = validation.transaction_id(message, profile, self._office.entropy(16))
-        self._heading = Heading.of(message.header, transaction_id)
-        self._exchange.transaction_id = transaction_id.hex()
-        transaction = await self._store.transaction(transaction_id)
         request = digest(self._data)
-        if transaction is not None:
-            again = self._again(transaction, request, profile.name)
-            if again is not None:
-                return again
-            if transaction.profile != profile.name:
-                transaction = _elsewhere(transaction)
         received: Received | None = None
+        fault: CMPError | None = None
         try:
+            validation.version(message)
+            transaction_id = validation.transaction_id(message, profile, self._office.entropy)
+            transaction = await self._find(message, transaction_id)
+            if transaction is not None:
+                again = self._again(transaction, request, profile.name)
+                if again is not None:
+                    return again
+                if transaction.profile != profile.name:
+                    transaction = _elsewhere(transaction)
             received = validation.receive(message, transaction_id, transaction, profile)
         except CMPError as exc:
-            early = exc
+            fault = exc
+        # also for a message that is refused already: so that the refusal is protected as its sender can verify it
         try:
-            credential = await self._authenticate(message, realm, _grace(message, transaction, profile))
+            credential = await self._authenticate(message, realm, _grace(message, self._transaction, profile))
         except (CMPError, asn1.MalformedError) as exc:
-            raise early or exc from exc
+            raise fault or exc from exc
         self._authenticated = message
-        if early is not None or received is None:
-            assert early is not None
-            raise early
+        if received is None:
+            assert fault is not None
+            raise fault
         return await self._act(received, credential, realm, request)
+
+    async def _find(self, message: asn1.PKIMessage, transaction_id: bytes) -> Transaction | None:
+        """The transaction that the message names: in memory, while it waits for its certConf, or in the store."""
+        if not message.header.transactionID:
+            self._heading = Heading.of(message.header, transaction_id)
+        self._exchange.transaction_id = transaction_id.hex()
+        self._open = self._office.open.get(transaction_id)
+        found = self._open.transaction if self._open is not None else await self._store.transaction(transaction_id)
+        self._transaction = found
+        return found
 
     async def _act(self, received: Received, credential: Credential, realm: Realm, request: bytes) -> bytes:
         """The sender is known: may it, and what comes of it."""
@@ -291,10 +323,15 @@ class _Conversation:
             now=self._now,
             replier=self._replier(),
             exchange=self._exchange,
+            issued=None if self._open is None else self._open.certificates,
         )
         try:
-            return await HANDLERS[message.body_type](operation)
+            answer = await HANDLERS[message.body_type](operation)
         except _AGAIN:
+            if self._open is not None:
+                # it has moved without us: the store knows how it stands
+                self._office.open.pop(received.transaction_id, None)
+                return await self._converse(message)
             again = await self._answered_meanwhile(received, request)
             if again is not None:
                 return again
@@ -308,6 +345,11 @@ class _Conversation:
             return await self._refuse_in_body(operation, BadDataFormat(str(exc)))
         except CMPError as exc:
             return await self._refuse_in_body(operation, exc)
+        if operation.opened is not None:
+            self._office.remember(operation.opened)
+        elif self._open is not None:
+            self._office.open.pop(received.transaction_id, None)
+        return answer
 
     async def _refuse_in_body(self, operation: Operation, error: CMPError) -> bytes:
         """A fault in the body of a request (RFC 9483 §3.6.2). The transaction has ended with it, and that is kept.
@@ -396,7 +438,9 @@ class _Conversation:
         assert message.protection is not None
         found = parameters(algorithm, self._limits)
         reference = mac_reference(message)
-        code = await self._store.code(realm.profile.name, reference)
+        code = None if self._open is None else self._open.code
+        if code is None or code.profile != realm.profile.name or code.reference.encode() != reference:
+            code = await self._store.code(realm.profile.name, reference)
         if code is None:
             raise BadMessageCheck(
                 "the MAC does not verify with the shared secret of this reference",
@@ -406,12 +450,7 @@ class _Conversation:
         algorithm_der = asn1.dump(algorithm)
         key = keys.get((code.id, algorithm_der))
         if key is None:
-            if found.iterations <= self._limits.inline_iterations:
-                derived = derive(found, code.secret)
-            else:
-                async with self._office.long_derivations:
-                    derived = await asyncio.to_thread(derive, found, code.secret)
-            key = MacKey(algorithm_der, found.mac, derived)
+            key = MacKey(algorithm_der, found.mac, await self._office.derive(found, code.secret))
         try:
             key.check(message.protected_part(), message.protection)
         except BadMessageCheck as exc:
@@ -426,14 +465,14 @@ class _Conversation:
     ) -> CertificateCredential:
         """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
         try:
-            known = realm.signers.find(message, self._now, grace)
+            known = realm.signers.find(message, self._now, grace, await self._first_signer(message))
         except CMPError:
             ra_signer = self._ra_signer(message, realm)
             if ra_signer is None:
                 raise
             known = ra_signer
         realm.signers.check(message, known)
-        issued = await self._store.certificate(known.certificate.serial_number)
+        issued = await self._store.certificate(known.serial)
         if issued is not None and issued.der != known.der:
             issued = None
         if issued is None and self._now > known.path.not_after:
@@ -445,6 +484,14 @@ class _Conversation:
             ra_signer = self._ra_signer(message, realm)
             is_ra = ra_signer is not None and ra_signer.fingerprint == known.fingerprint
         return CertificateCredential(known, issued, is_ra)
+
+    async def _first_signer(self, message: asn1.PKIMessage) -> tuple[bytes, ...]:
+        """The certificate of ours that began the transaction, for a certConf that leaves it out (RFC 9483 §4.1.1)."""
+        if self._transaction is None or message.extraCerts:
+            return ()
+        serial = serial_of(self._transaction.credential)
+        issued = None if serial is None else await self._store.certificate(serial)
+        return () if issued is None else (issued.der,)
 
     def _ra_signer(self, message: asn1.PKIMessage, realm: Realm) -> KnownSigner | None:
         """Find an RA: it has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""
@@ -538,9 +585,7 @@ def _check_not_revoked(credential: CertificateCredential) -> None:
 
 def _from_own_ca(known: KnownSigner, realm: Realm) -> bool:
     """Tell whether our own issuing CA signed it: what the store does not know then, our CMP signer say, is no EE."""
-    issuing = asn1.der.children(asn1.der.children(realm.chain[0])[0])
-    subject = issuing[5] if issuing[0][0] == 0xA0 else issuing[4]
-    return known.certificate.issuer.public_bytes() == subject
+    return known.issuer == realm.issuing_name
 
 
 def _remember(keys: OrderedDict[tuple[int, bytes], MacKey], code: EnrollmentCode, key: MacKey) -> None:

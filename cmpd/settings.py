@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
 )
 
 from cmpd.limits import Limits
@@ -143,7 +144,11 @@ def _url_of(data: dict[str, Any]) -> str:
 
 FilePath = Annotated[Path, AfterValidator(_resolve)]
 """A path; a relative one starts at the folder of cmpd.toml."""
-ListenAddress = Annotated[Listen, BeforeValidator(Listen.parse)]
+ListenAddress = Annotated[
+    Listen,
+    BeforeValidator(Listen.parse),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8829", "[::1]:8829"]}),
+]
 
 
 class _Section(BaseModel):
@@ -182,7 +187,7 @@ class Server(_Section):
 
 
 class Admin(_Section):
-    """[admin]: the operator's listener with /metrics, /healthz and /readyz."""
+    """[admin]: the operator's listener with /metrics, /healthz, /readyz, and what `cmpd reload` asks for."""
 
     listen: ListenAddress = Field(default="127.0.0.1:9829")  # type: ignore[assignment]  # validated as a default too
     """HOST:PORT of the admin listener; keep it where only operators and monitoring can reach it."""
@@ -198,6 +203,8 @@ class StoreSettings(_Section):
     `${CREDENTIALS_DIRECTORY}/NAME` is a systemd credential."""
     retention: Duration = Field(default="7d")  # type: ignore[assignment]  # validated as a default too
     """How long an ended transaction is kept to repeat its answer; certificates are kept for good."""
+    refusals: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """How many of the last refusals are kept, for `cmpd refusals`."""
 
     @property
     def path(self) -> Path:

@@ -4,6 +4,7 @@
 the CMPError whose failInfo the section names, and change nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -82,20 +83,16 @@ def version(message: asn1.PKIMessage) -> None:
         raise UnsupportedVersion("pvno is neither cmp2000(2) nor cmp2021(3)")
 
 
-def transaction_id(message: asn1.PKIMessage, rules: Rules | None, fresh: bytes) -> bytes:
+def transaction_id(message: asn1.PKIMessage, rules: Rules, fresh: Callable[[int], bytes]) -> bytes:
     """transactionID MUST be present, else badDataFormat (RFC 9483 §3.5).
 
-    Where the profile tolerates RFC 4210-era clients without one, `fresh` becomes the transactionID of the answer and
-    the client repeats it (RFC 4210 §5.1.1).
+    Where the profile tolerates RFC 4210-era clients without one, `fresh` octets become the transactionID of the
+    answer, and the client repeats it (RFC 4210 §5.1.1).
     """
     found = message.header.transactionID
     if not found:
-        if (
-            rules is not None
-            and rules.missing_transaction_id
-            and message.body_type not in {BodyType.certConf, BodyType.error}
-        ):
-            return fresh
+        if rules.missing_transaction_id and message.body_type not in {BodyType.certConf, BodyType.error}:
+            return fresh(NONCE_OCTETS)
         raise BadDataFormat("header: transactionID is absent")
     if len(found) > MAX_ID_OCTETS:
         raise BadDataFormat(f"header: transactionID is longer than {MAX_ID_OCTETS} octets")

@@ -1,8 +1,12 @@
 """Requests for the profile's tests, written octet by octet so that they can be wrong in every way."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from cmpd.asn1 import der
 from cmpd.exchange import Approved, CertificateRequest, RequestedExtension
-from cmpd.profile import Profile
+from cmpd.profile import Profile, ProfileConfig
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 ID = "test_profile_id-0123456789"
@@ -21,6 +25,7 @@ OIDS = {
     "O": "2.5.4.10", "OU": "2.5.4.11", "T": "2.5.4.12", "GN": "2.5.4.42", "dnQualifier": "2.5.4.46",
     "pseudonym": "2.5.4.65", "organizationIdentifier": "2.5.4.97", "UID": "0.9.2342.19200300.100.1.1",
     "DC": "0.9.2342.19200300.100.1.25", "email": "1.2.840.113549.1.9.1", "unknown": "1.3.6.1.4.1.55555.1",
+    "jurisdictionC": "1.3.6.1.4.1.311.60.2.1.3",
 }  # fmt: skip
 _STRINGS = {"C": der.PRINTABLE_STRING, "serialNumber": der.PRINTABLE_STRING, "dnQualifier": der.PRINTABLE_STRING,
             "DC": der.IA5_STRING, "email": der.IA5_STRING}  # fmt: skip
@@ -128,3 +133,48 @@ def values(approved: Approved) -> dict[str, bytes]:
 
 def entries(extension_value: bytes) -> Sequence[bytes]:
     return der.children(extension_value)
+
+
+# ── the form of a refusal ───────────────────────────────────────────────────────────────────────────────────────────
+
+_FORM = re.compile(r"(?P<field>[^:]+): (?P<text>.+) \((?P<rule>(?:[^()]|\([^()]*\))+)\)")
+_STANDARD = re.compile(r"(?:RFC \d+|X\.680|UTS 39|MS-DTYP) (?:§\d+(?:\.\d+)*|appendix A\.1)|ISO 3166-1|built-in limit")
+
+
+def rule_of(text: str) -> str:
+    """The rule that a refusal names: `FIELD: what is wrong (RULE)`, which must be a key, a clause or a section."""
+    found = _FORM.fullmatch(text)
+    assert found is not None, text
+    rule = found["rule"]
+    assert is_key(rule) or _STANDARD.fullmatch(rule) or rule in _clauses(), text
+    assert text.count(rule) == 1 or rule in found["field"], f"the rule is there twice: {text}"
+    return rule
+
+
+def is_key(rule: str) -> bool:
+    """Whether a rule is a key of profile files, or a table of theirs."""
+    places: list[Any] = [_schema()]
+    for part in re.sub(r"\.\d+(\.\d+)+", ".OID", rule).split("."):
+        tables = [table for place in places for table in _tables(place)]
+        places = [table["properties"][part] for table in tables if part in table.get("properties", ())]
+        if part == "OID":
+            places = [table["additionalProperties"] for table in tables if table.get("additionalProperties")]
+    return bool(places)
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return ProfileConfig.model_json_schema()
+
+
+def _tables(place: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a key may hold, its references looked up."""
+    for one in place.get("anyOf", [place]):
+        yield _schema()["$defs"][one["$ref"].rpartition("/")[2]] if "$ref" in one else one
+
+
+@cache
+def _clauses() -> frozenset[str]:
+    """The rules of public trust, as findings name them."""
+    data = tomllib.loads((resources.files("cmpd") / "data" / "rules.toml").read_text(encoding="utf-8"))
+    return frozenset(f"{one['id']}, {one['clause']}" for one in data["rule"])

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,13 +40,26 @@ REFERENCE, SECRET = "4711", "a secret for the load test"
 
 
 def certificate(
-    subject: str, key: ec.EllipticCurvePublicKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey
+    subject: str | x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: Sequence[asn1.Extension] = (),
 ) -> bytes:
-    name = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
+    name = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) if isinstance(each, str) else each
+        for each in (subject, issuer)
+    ]
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(name[1], name[0], key, x509.random_serial_number(), now, now + timedelta(days=1))
+    for each in extensions:
+        builder = builder.add_extension(x509.UnrecognizedExtension(each.extnID, each.extnValue), bool(each.critical))
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def name(encoded: bytes) -> x509.Name:
+    return x509.Name([x509.NameAttribute(oid, value.decode()) for ((oid, _, value),) in asn1.name_rdns(encoded)])
 
 
 class Service:
@@ -62,6 +75,8 @@ class Service:
         self.body_type: BodyType | None = None
         self.status = 0
         self.other_key = False
+        self.other_subject = False
+        self.no_extensions = False
         self.grant_implicit_confirm = False
         self.extra_certs: tuple[bytes, ...] | None = None
         self.other_salt = False
@@ -75,8 +90,10 @@ class Service:
         public.verify(wire.popo.value.signature.as_bytes(), asn1.raw(wire.certReq), ECDSA_SHA256)
         if self.other_key:
             public = ec.generate_private_key(ec.SECP256R1()).public_key()
-        subject = asn1.common_name(asn1.raw(template.subject) if template.subject is not None else b"")
-        self.issued = certificate(subject or "", public, "root", self.key)
+        assert template.subject is not None
+        subject: str | x509.Name = "somebody else" if self.other_subject else name(asn1.raw(template.subject))
+        extensions = [] if self.no_extensions else template.extensions or []
+        self.issued = certificate(subject, public, "root", self.key, extensions)
         info = der.sequence(der.integer(self.status))
         response = der.sequence(der.integer(0), info, der.sequence(der.explicit(0, self.issued)))
         kind = BodyType(request.body_type + 1)
@@ -147,9 +164,14 @@ def signer(service: Service) -> SignatureCredential:
 
 
 def run(
-    service: Service, credential: Credential, operation: BodyType = BodyType.ir, *, implicit: bool = False
+    service: Service,
+    credential: Credential,
+    operation: BodyType = BodyType.ir,
+    *,
+    implicit: bool = False,
+    person: bool = False,
 ) -> bytes:
-    wanted = want(ready=operation is BodyType.ir)
+    wanted = want(ready=operation is BodyType.ir, person=person)
     done = Operation(credential, operation, wanted, implicit=implicit)
     done.certified(service.answer(done.request()))
     if not done.confirmed:
@@ -161,6 +183,7 @@ def test_right_answers_are_taken(service: Service) -> None:
     assert run(service, mac()) == service.issued
     assert run(service, signer(service)) == service.issued
     assert run(service, signer(service), BodyType.kur) == service.issued
+    assert run(service, mac(), person=True) == service.issued
     service.grant_implicit_confirm = True
     assert run(service, mac(), implicit=True) == service.issued
 
@@ -192,6 +215,19 @@ def test_every_wrong_answer_is_noticed(service: Service, text: str, kind: str) -
     WRONG[text](service)
     with pytest.raises(AnswerError, match=text):
         run(service, credential, BodyType.kur if kind == "kur" else BodyType.ir)
+
+
+@pytest.mark.parametrize("person", [False, True])
+def test_another_subject_is_noticed(service: Service, person: bool) -> None:
+    service.other_subject = True
+    with pytest.raises(AnswerError, match="another subject"):
+        run(service, mac(), person=person)
+
+
+def test_an_extension_that_is_left_out_is_noticed(service: Service) -> None:
+    service.no_extensions = True
+    with pytest.raises(AnswerError, match="lacks an extension"):
+        run(service, mac(), person=True)
 
 
 def test_a_wrong_pkiconf_is_noticed(service: Service) -> None:
@@ -283,6 +319,34 @@ def test_the_table_marks_what_is_over_its_limit() -> None:
     assert "50.00 ms (over)" in table
 
 
+def compared(**costs: float) -> str:
+    """The tables of rows that took so many seconds a transaction, with single spaces."""
+    rows = {
+        name: [Measured(transactions=1, server_cpu=cost, latencies=[0.01], elapsed=1)] for name, cost in costs.items()
+    }
+    found = report.Report({"date": "today"}, 1, 16, rows=rows, floors={}, served={})
+    if "pbm" in rows:
+        found.floors["pbm"], found.served["pbm"] = [[floor.Part("all", 1e-3)]], [1.25e-3]
+    found.share_floor()
+    return re.sub(r" +", " ", report.markdown(found))
+
+
+def test_what_is_compared_with_pbm_shows_what_it_costs_more() -> None:
+    table = compared(pbm=1.0e-3, smime=1.15e-3, connections=1.25e-3)
+    assert "| +15.0 % | +15.0 % | +15.0 % | 1.00 ms | 1.15 | 1.25 ms | 0.92 | |" in table
+    assert "| +0.25 ms | +0.25 ms | +0.25 ms | | | | | |" in table
+    assert "| the floor, CPU µs a transaction | pbm |" in table
+    table = compared(pbm=1.0e-3, smime=1.16e-3, connections=1.26e-3)
+    assert "| +15.0 % | +16.0 % (over) |" in table
+    assert "| +0.25 ms | +0.26 ms (over) |" in table
+
+
+def test_without_pbm_nothing_is_compared() -> None:
+    table = compared(smime=9e-3, connections=9e-3)
+    assert "| +15.0 % | 9.00 ms | 9.00 ms | | | | | |" in table
+    assert "| +0.25 ms | 9.00 ms | 9.00 ms | | | | | |" in table
+
+
 def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
     """All rows, every answer checked by the client; nothing is asserted about the time it takes."""
     started = time.time()
@@ -299,6 +363,8 @@ def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
         assert 0 < row["cpu_median"] < time.time() - started
         assert len(row["request_sizes"]) == (1 if name == "implicit" else 2)
         assert bool(row["ratios"]) == (name != "connections")
+        assert len(row["extra"]) == (name in {"smime", "connections"})
+    assert found["rows"]["smime"]["floor"] == found["rows"]["pbm"]["floor"]
     assert found["decode"] > 0
     assert not list(tmp_path.iterdir())
 

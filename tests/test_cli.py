@@ -687,6 +687,7 @@ class TestCheck:
             "admin": "127.0.0.1:9829",
             "issuers": ["local"],
             "profiles": ["device"],
+            "notices": [],
         }
 
     def test_names_every_fault_with_file_key_and_reason(self, run: Run, config: Path) -> None:

@@ -630,7 +630,7 @@ async def test_a_record_that_cannot_be_made_does_not_cost_the_answer(
 
 
 @pytest.mark.usefixtures("_restore_logging")
-async def test_the_admin_listener_answers_only_its_three_paths(config: Path) -> None:
+async def test_the_admin_listener_answers_only_its_paths(config: Path) -> None:
     async with inside(config) as (_, addresses):
         admin = str(addresses.admin)
         for path in ("/", "/metrics/x", "/.well-known/cmp", "/crl/local.crl", "/debug"):

@@ -1,12 +1,13 @@
 """README, the sample configuration and `--help` say what the code does: nothing in them can drift.
 
 The tables between `<!-- table: NAME -->` and `<!-- end -->` in README.md are made from the code;
-`python -m tests.test_docs` writes them anew.
+`python -m tests.test_docs` writes them anew, and what is made in config/.
 """
 
 import ast
 import inspect
 import re
+import tempfile
 import textwrap
 import tomllib
 from collections import defaultdict
@@ -26,12 +27,14 @@ from pydantic.fields import FieldInfo
 
 import cmpd.cli
 from cmpd import observe, settings
+from cmpd.cli.questions import PAGES, SET, questions
 from cmpd.cli.setup import enroll_commands
 from cmpd.exchange import Exchange
 from cmpd.issuers.local import LocalIssuerConfig
 from cmpd.limits import Limits
 from cmpd.profile import ProfileConfig
 from cmpd.settings import Settings
+from tests import test_samples
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -164,6 +167,8 @@ def profile_table() -> Iterator[Row]:
 def walk(group: Any, path: str = "cmpd") -> Iterator[tuple[str, Any]]:
     """All commands below a group."""
     for name, command in group.commands.items():
+        if getattr(command, "invoke_without_command", False):
+            yield f"{path} {name}", command
         if hasattr(command, "commands"):
             yield from walk(command, f"{path} {name}")
         else:
@@ -175,19 +180,34 @@ def commands() -> list[tuple[str, Any]]:
     return list(walk(typer.main.get_command(cmpd.cli.app)))
 
 
+ASKED = {question.parameter for question in questions()}
+"""The options that answer the wizard's questions: they have a table of their own."""
+
+
 def commands_table() -> Iterator[tuple[str, str]]:
     """README's table of commands."""
     for path, command in commands():
         words = [path]
         for parameter in command.params:
-            if parameter.name in {"help", "config", "json"}:
+            if parameter.name in {"help", "config", "json"} or parameter.name in ASKED:
                 continue
             if parameter.param_type_name == "argument":
                 words.append(str(parameter.metavar))
                 continue
             value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar}"
             words.append(f"{parameter.opts[0]}{value}" if parameter.required else f"[{parameter.opts[0]}{value}]")
+        if {parameter.name for parameter in command.params} >= ASKED:
+            words.append("[answers]")
         yield f"`{' '.join(words)}`", meaning(command.help).split(". ")[0].removesuffix(".")
+
+
+def wizard_table() -> Iterator[Row]:
+    """README's table of the wizard's questions."""
+    for page in PAGES:
+        for question in page.questions:
+            key = f"`{question.key}`" if question.key else "the file's name"
+            yield f"`--{question.option}`", key, question.help
+    yield f"`--{SET.option}`", "any", SET.help
 
 
 def log_table() -> Iterator[tuple[str, str]]:
@@ -217,6 +237,7 @@ def metrics_table() -> Iterator[Row]:
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[], Iterable[tuple[str, ...]]]]] = {
     "commands": (("Command", "What it does"), commands_table),
+    "wizard": (("Option", "Key", "What it means"), wizard_table),
     "settings": (("Key", "Default", "Meaning"), settings_table),
     "limits": (("Key of `[limits]`", "Default", "Meaning"), limits_table),
     "profile": (("Key", "Default", "Meaning"), profile_table),
@@ -329,12 +350,17 @@ def test_every_command_and_option_has_a_help_text() -> None:
         assert all(getattr(option, "help", None) for option in command.params), path
 
 
+WITHOUT_CONFIGURATION = {
+    "cmpd quickstart", "cmpd init", "cmpd show", "cmpd schema", "cmpd template list", "cmpd template show",
+}  # fmt: skip
+
+
 def test_every_command_that_prints_has_json_and_every_command_on_a_configuration_has_config() -> None:
     """`--json` and `--config` are everywhere."""
     for path, command in commands():
         options = {name for option in command.params for name in option.opts}
-        assert "--json" in options or path == "cmpd serve", path
-        assert "--config" in options or path in {"cmpd quickstart", "cmpd init", "cmpd show"}, path
+        assert "--json" in options or path in {"cmpd serve", "cmpd schema"}, path
+        assert "--config" in options or path in WITHOUT_CONFIGURATION, path
 
 
 def write_tables() -> None:
@@ -347,5 +373,13 @@ def write_tables() -> None:
     README.write_text(text)
 
 
+def write_samples() -> None:
+    """Write the schemas and samples of config/ anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in test_samples.generated(Path(folder)):
+            path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     write_tables()
+    write_samples()

@@ -99,3 +99,56 @@ async def test_two_requests_racing_for_one_transaction_id(world: World) -> None:
     assert sorted(answer.type.name for answer in answers) == ["error", "ip"]
     assert {answer.fail_info for answer in answers if answer.type is BodyType.error} == {"transactionIdInUse"}
     assert await world.used() == 1
+
+
+async def test_a_certconf_after_a_restart_may_leave_out_its_certificate(world: World) -> None:
+    """RFC 9483 §4.1.1: extraCerts may be left out when the certificate is known from the first request."""
+    ee = await world.enrolled()
+    answer = await world.send(ee, ee.kur())
+    world.restart()
+    confirmation = ee.cert_conf(answer, extra_certs=())
+    assert (await world.send(ee, confirmation)).type is BodyType.pkiconf
+
+
+async def test_a_transaction_that_another_process_has_ended(world: World) -> None:
+    """What is kept in memory is never believed over the store."""
+    ee = await world.code()
+    draft = ee.ir()
+    answer = await world.send(ee, draft)
+    other = World(world.store, world.issuer, world.clock, world.base, profiles=world.profiles)
+    confirmation = ee.seal(ee.cert_conf(answer))
+    done = await other.post(confirmation)
+    assert await world.post(confirmation) == done, "the stored answer, from the other process"
+    late = await world.send(ee, ee.cert_conf(answer))
+    assert late.fail_info == "certConfirmed"
+
+
+async def test_a_transaction_that_expired_meanwhile(world: World) -> None:
+    ee = await world.code()
+    answer = await world.send(ee, ee.ir())
+    world.clock.tick(minutes=11)
+    ee.now = world.clock()
+    assert await world.store.expire(world.clock())
+    late = await world.send(ee, ee.cert_conf(answer))
+    assert (late.fail_info, "expired" in late.text) == ("badRequest", True)
+
+
+async def test_the_usual_certconf_asks_the_store_nothing(world: World) -> None:
+    """One commit for each request, and for the second one no query at all."""
+    ee = await world.code()
+    answer = await world.send(ee, ee.ir())
+    asked: list[str] = []
+    for verb in ("transaction", "code", "certificates_of", "certificate"):
+        setattr(world.store, verb, lambda *_, verb=verb: asked.append(verb))
+    assert (await world.send(ee, ee.cert_conf(answer))).type is BodyType.pkiconf
+    assert asked == []
+
+
+async def test_too_many_long_derivations_are_turned_away(world: World) -> None:
+    """They cost a stranger who knows a reference nothing: so only so many wait."""
+    await world.code()
+    liar = EE.with_code("device-1", "guess", now=world.clock(), iterations=world.limits.inline_iterations + 1)
+    requests = [liar.seal(liar.ir()) for _ in range(40)]
+    answers = [liar.read(one) for one in await asyncio.gather(*(world.post(data) for data in requests))]
+    assert {answer.fail_info for answer in answers} == {"badMessageCheck", "systemUnavail"}
+    assert sum(answer.fail_info == "systemUnavail" for answer in answers) == 8

@@ -258,3 +258,14 @@ def test_a_reload_changes_which_profiles_are_known() -> None:
     for profile in ("device", "", "mail"):
         key = labels(profile=profile, operation="ir", outcome="accepted", fail_info="")
         assert found["cmpd_exchanges_total", key] == 1
+
+
+def test_what_the_linter_has_said_is_counted() -> None:
+    """By profile; a name that no profile has makes no time series of its own."""
+    metrics = Metrics(CollectorRegistry(), ["device"])
+    for profile in ("device", "device", "invented"):
+        metrics.exchange(exchange(profile=profile, lint="warning: pkix.something"))
+    metrics.exchange(exchange(profile="device"))
+    found = samples(metrics)
+    assert found["cmpd_linted_total", labels(profile="device")] == 2
+    assert found["cmpd_linted_total", labels(profile="")] == 1

@@ -4,7 +4,20 @@ from datetime import timedelta
 
 from cmpd.exchange import CertificateRequest, Finding
 from cmpd.profile import Profile
-from tests.profile_cases import DNS, EMAIL, KEYS, NOW, extension, key_usage, name, profile, purposes, request, san
+from tests.profile_cases import (
+    DNS,
+    EMAIL,
+    KEYS,
+    NOW,
+    extension,
+    key_usage,
+    name,
+    profile,
+    purposes,
+    request,
+    rule_of,
+    san,
+)
 from tests.templates.cases import ORGANIZATION, made
 
 RULES = profile(
@@ -43,18 +56,19 @@ def test_every_broken_rule_is_found_and_not_only_the_first() -> None:
     )
     found = explain(RULES, asked)
     assert [(one.rule, one.field) for one in found if not one.ok] == [
-        ("key.rsa", "publicKey"),
+        ("key.rsa.min_bits", "publicKey"),
         ("extensions.other", "extensions"),
-        ("subject.common_name", "subject.common_name"),
+        ("subject.common_name.pattern", "subject.common_name"),
         ("subject.on_unlisted", "subject.organizational_unit_name"),
         ("subject.serial_number.include", "subject.serial_number"),
         ("san.dns.allowed_domains", "san.dns"),
         ("san.on_unlisted", "san.email"),
-        ("extensions.key_usage.optional_usages", "extensions.key_usage"),
-        ("extensions.extended_key_usage.optional_usages", "extensions.extended_key_usage"),
+        ("extensions.key_usage.on_unlisted", "extensions.key_usage"),
+        ("extensions.extended_key_usage.on_unlisted", "extensions.extended_key_usage"),
         ("validity.max", "validity.notAfter"),
     ]
     assert all(one.text.startswith(f"{one.field}: ") for one in found)
+    assert all(rule_of(one.text) == one.rule for one in found if not one.ok)
 
 
 def test_what_cannot_be_read_is_a_finding_too() -> None:
@@ -63,7 +77,7 @@ def test_what_cannot_be_read_is_a_finding_too() -> None:
     )
     found = explain(RULES, asked)
     assert [(one.rule, one.field) for one in found if not one.ok][:3] == [
-        ("ASN.1", "publicKey"), ("ASN.1", "subject"), ("ASN.1", "san")
+        ("RFC 5280 §4.1.2.7", "publicKey"), ("RFC 5280 §4.1.2.6", "subject"), ("RFC 5280 §4.2.1.6", "san")
     ]  # fmt: skip
 
 

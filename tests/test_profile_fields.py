@@ -26,6 +26,7 @@ from tests.profile_cases import (
     profile,
     purposes,
     request,
+    rule_of,
     san,
     upn,
     values,
@@ -39,6 +40,7 @@ WHOLE = NOW.replace(microsecond=0)
 def refused(words: str, changes: Any, asked: Any, kind: type[Exception] = BadCertTemplate) -> None:
     with pytest.raises(kind) as caught:
         approve(changes, asked)
+    rule_of(str(caught.value))
     for word in words.split():
         assert word in str(caught.value), caught.value
 
@@ -559,6 +561,13 @@ def test_a_seat_that_is_counted_must_be_there(rule: dict[str, Any]) -> None:
     refused(
         "subject.common_name seat.id_mapping", rule | {"san.dns": {}}, request(b"\x30\x00", san((DNS, "a.example")))
     )
+
+
+def test_a_seat_is_not_longer_than_256_characters() -> None:
+    rule = {"san.uri": {}, "seat.id_mapping": "san.uri"}
+    longest = "urn:x:" + "y" * 250
+    assert approve(rule, request(None, san((URI, longest)))).seat == longest
+    refused("san.uri longer 256 seat.id_mapping", rule, request(None, san((URI, f"{longest}y"))))
 
 
 def test_the_seat_is_found_in_what_was_decided_and_not_in_what_was_asked() -> None:

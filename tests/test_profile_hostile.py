@@ -9,7 +9,7 @@ from cmpd.asn1 import der
 from cmpd.errors import BadCertTemplate, BadDataFormat, CMPError
 from cmpd.exchange import CertificateRequest
 from cmpd.profile import Profile, templates
-from tests.profile_cases import DNS, EMAIL, KEYS, NOW, URI, approve, attribute, name, request, san, upn
+from tests.profile_cases import DNS, EMAIL, KEYS, NOW, URI, approve, attribute, name, request, rule_of, san, upn
 from tests.templates.cases import made
 
 NAMES: dict[str, Any] = {"san": {"dns": {"allow_wildcard": True}, "email": {}, "uri": {}, "upn": {}}}
@@ -23,6 +23,7 @@ def refused(changes: Any, asked: CertificateRequest, kind: type[CMPError] = BadC
     text = str(caught.value)
     assert text.isprintable()
     assert len(text) < 400
+    rule_of(text)
     return text
 
 

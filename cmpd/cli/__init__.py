@@ -3,14 +3,16 @@
 They are imported when their command runs, so that `cmpd --help` and a wrong option are answered at once.
 """
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cmpd.cli.output import OperatorError, plain
+from cmpd.cli.questions import questions
 
 DEFAULT_CONFIG = Path("/etc/cmpd/cmpd.toml")
 
@@ -27,10 +29,16 @@ code = typer.Typer(help="Enrollment codes, the shared secrets of a first enrollm
 profile = typer.Typer(help="Certificate profiles.", no_args_is_help=True)
 ca = typer.Typer(help="The certificates of the issuing CA.", no_args_is_help=True)
 cert = typer.Typer(help="Issued certificates.", no_args_is_help=True)
+template = typer.Typer(help="Base templates, what profiles start from.", no_args_is_help=True)
+seat = typer.Typer(help="Seats: who holds which certificates.", no_args_is_help=True)
+refusals = typer.Typer(help="Requests that were refused, and why.")
 app.add_typer(code, name="code")
 app.add_typer(profile, name="profile")
+app.add_typer(template, name="template")
 app.add_typer(ca, name="ca")
 app.add_typer(cert, name="cert")
+app.add_typer(seat, name="seat")
+app.add_typer(refusals, name="refusals")
 
 Config = Annotated[
     Path | None,
@@ -38,6 +46,8 @@ Config = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Profile = Annotated[str, typer.Option("--profile", metavar="NAME", help="The profile's name.")]
+OfProfile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")]
 Directory = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to make.")]
 Listen = Annotated[
     str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where to serve CMP; else 127.0.0.1:8829.")
@@ -137,6 +147,42 @@ def check(context: typer.Context, config: Config = None, json: Json = False) -> 
 
 
 @app.command()
+def reload(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """Have the running daemon load its configuration anew, and say what came of it."""
+    from cmpd.cli import running  # noqa: PLC0415  start-up time
+
+    running.reload(_chosen(context, config), json=json)
+
+
+@app.command()
+def schema(
+    settings: Annotated[bool, typer.Option("--settings", help="That of cmpd.toml.")] = False,
+) -> None:
+    """Print the JSON Schema of a profile file, or of cmpd.toml, for editors."""
+    from cmpd.cli import schemas  # noqa: PLC0415  start-up time
+
+    schemas.show(settings=settings)
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A PKIMessage: DER, PEM or base64; - is standard input.")],
+    profile: Profile,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="Decide as of 2026-01-31T12:00:00Z, or `message`: its messageTime."),
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Say what would come of a request, rule by rule. Nothing is issued, and nothing changes."""
+    from cmpd.cli import explanation  # noqa: PLC0415  start-up time
+
+    explanation.show(_chosen(context, config), file, profile=profile, at=at, json=json)
+
+
+@app.command()
 def show(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A PKIMessage: DER, PEM or base64; - is standard input.")],
     secret: Annotated[
@@ -186,9 +232,7 @@ def code_create(
 @code.command("list")
 def code_list(
     context: typer.Context,
-    profile: Annotated[
-        str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")
-    ] = None,
+    profile: OfProfile = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -220,6 +264,133 @@ def profile_list(context: typer.Context, config: Config = None, json: Json = Fal
     service.profiles(_chosen(context, config), json=json)
 
 
+@profile.command("show")
+def profile_show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The profile's name.")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show everything that is in effect in a profile, and whether template, file or default say it."""
+    from cmpd.cli import profiles  # noqa: PLC0415  start-up time
+
+    profiles.show(_chosen(context, config), name, json=json)
+
+
+def _asks_questions(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each question of the wizard, before its own."""
+    own = [one for one in inspect.signature(command).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            one.parameter,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                list[str] | None if one.repeats else str | None,
+                typer.Option(f"--{one.option}", metavar="NAME=VALUE" if one.repeats else "VALUE", help=one.help),
+            ],
+        )
+        for one in questions()
+    ]
+    parameters: list[Any] = [own[0], *options, *(one.replace(kind=one.KEYWORD_ONLY) for one in own[1:])]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer looks at
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+@profile.command("new")
+@_asks_questions
+def profile_new(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the profile's file.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing; what no option answers is as in the template.")
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+    **answers: str | list[str] | None,
+) -> None:
+    """Make a profile, page by page; every answer can be an option. Without a terminal nothing is asked."""
+    from cmpd.cli import wizard  # noqa: PLC0415  start-up time
+
+    wizard.new(_chosen(context, config), answers, force=force, yes=yes, json=json)
+
+
+@template.command("list")
+def template_list(json: Json = False) -> None:
+    """List the base templates."""
+    from cmpd.cli import profiles  # noqa: PLC0415  start-up time
+
+    profiles.show_templates(json=json)
+
+
+@template.command("show")
+def template_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")], json: Json = False
+) -> None:
+    """Show a base template: its defaults, and how far a profile may go."""
+    from cmpd.cli import profiles  # noqa: PLC0415  start-up time
+
+    profiles.show_template(name, json=json)
+
+
+@seat.command("list")
+def seat_list(
+    context: typer.Context,
+    profile: OfProfile = None,
+    limit: Limit = 100,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List the seats, the one that was issued to last comes first."""
+    from cmpd.cli import seats  # noqa: PLC0415  start-up time
+
+    seats.show_all(_chosen(context, config), profile=profile, limit=limit, json=json)
+
+
+@seat.command("show")
+def seat_show(
+    context: typer.Context,
+    seat: Annotated[str, typer.Argument(metavar="SEAT", help="The seat ID.")],
+    profile: Profile,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show a seat and the certificates that were issued to it."""
+    from cmpd.cli import seats  # noqa: PLC0415  start-up time
+
+    seats.show(_chosen(context, config), seat, profile=profile, json=json)
+
+
+@refusals.callback(invoke_without_command=True)
+def refusals_list(
+    context: typer.Context,
+    profile: OfProfile = None,
+    limit: Limit = 50,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List the last requests that were refused, and why."""
+    if context.invoked_subcommand is not None:
+        return
+    from cmpd.cli import refused  # noqa: PLC0415  start-up time
+
+    refused.show_all(_chosen(context, config), profile=profile, limit=limit, json=json)
+
+
+@refusals.command("show")
+def refusals_show(
+    context: typer.Context,
+    which: Annotated[str, typer.Argument(metavar="ID", help="The refusal's number, or its transactionID.")],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show one refusal: every rule of the profile that was held against the request."""
+    from cmpd.cli import refused  # noqa: PLC0415  start-up time
+
+    refused.show(_chosen(context, config), which, json=json)
+
+
 @ca.command("chain")
 def ca_chain(
     context: typer.Context,
@@ -238,13 +409,11 @@ def ca_chain(
 @cert.command("list")
 def cert_list(
     context: typer.Context,
-    profile: Annotated[
-        str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")
-    ] = None,
+    profile: OfProfile = None,
     status: Annotated[
         str | None, typer.Option("--status", metavar="STATUS", help="Only `unconfirmed`, `valid` or `revoked` ones.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 100,
+    limit: Limit = 100,
     config: Config = None,
     json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def show_all(path: Path, *, profile: str | None, status: str | None, limit: int,
     with faults():
         found = asyncio.run(read())
     if json:
-        write_json([_public(certificate) for certificate in found])
+        write_json([public(certificate) for certificate in found])
         return
     write_table(
         ("SERIAL", "SUBJECT", "PROFILE", "STATUS", "ISSUED", "NOT AFTER"),
@@ -64,18 +64,20 @@ def show(path: Path, *, serial: str, json: bool) -> None:
         raise OperatorError(f"{plain(serial)}: no certificate of this serial number; see `cmpd cert list`")
     pem = x509.load_der_x509_certificate(found.der).public_bytes(Encoding.PEM).decode()
     if json:
-        write_json(_public(found) | {"pem": pem})
+        write_json(public(found) | {"pem": pem})
         return
-    write(*(f"{key:<14} {plain(str(value))}" for key, value in _public(found).items() if value is not None))
+    write(*(f"{key:<14} {plain(str(value))}" for key, value in public(found).items() if value is not None))
     write(pem.rstrip())
 
 
-def _public(certificate: IssuedCertificate) -> dict[str, Any]:
+def public(certificate: IssuedCertificate) -> dict[str, Any]:
+    """A certificate as it is printed."""
     return {
         "serial": f"{certificate.serial:x}",
         "subject": certificate.subject,
         "profile": certificate.profile,
         "issuer": certificate.issuer,
+        "seat": certificate.seat,
         "status": certificate.status.value,
         "issued_at": time_text(certificate.issued_at),
         "not_after": time_text(certificate.not_after),

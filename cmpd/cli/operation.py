@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
-from cmpd.cli.output import OperatorError
+from cmpd.cli.output import OperatorError, plain
 from cmpd.issuers import IssuerConfigError
 from cmpd.ports import IssuerFailure, IssuerUnavailable, StoreUnavailable
 from cmpd.profile import Profile, ProfileError, load_directory
-from cmpd.settings import Settings, SettingsError
+from cmpd.settings import Listen, Settings, SettingsError
 from cmpd.store import AdminStore, open_store
 
 
@@ -51,6 +51,21 @@ def url_of(settings: Settings, profile: Profile) -> str:
 def well_known_url_of(settings: Settings, profile: Profile) -> str:
     """The profile's URL in the form of RFC 9811 §3.4."""
     return f"{settings.server.url}/.well-known/cmp/p/{profile.name}"
+
+
+def profile_of(settings: Settings, name: str) -> Profile:
+    """One profile by its name. Raises OperatorError, ProfileError."""
+    known = profiles_of(settings)
+    if name not in known:
+        raise OperatorError(f"profile {plain(name)}: there is none; there are: {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def reachable(listen: Listen) -> Listen:
+    """An address of this machine where something that listens everywhere can be reached."""
+    if not listen.wildcard:
+        return listen
+    return Listen("::1" if ":" in listen.host else "127.0.0.1", listen.port)
 
 
 def now() -> datetime:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cmpd import daemon
 from cmpd.cli import codes
-from cmpd.cli.operation import faults, now, profiles_of
+from cmpd.cli.operation import faults, now, profiles_of, reachable
 from cmpd.cli.output import OperatorError, plain, time_text, write, write_json
 from cmpd.issuers.local import create_ca
 from cmpd.profile import device_template, new_id
@@ -143,8 +143,8 @@ def quickstart(directory: Path, *, listen: str | None, admin_listen: str | None,
             return settings.model_copy(update={"server": server, "admin": admin})
 
         def ready(addresses: daemon.Addresses) -> None:
-            service = f"http://{_reachable(addresses.cmp)}"
-            admin_url = f"http://{_reachable(addresses.admin)}"
+            service = f"http://{reachable(addresses.cmp)}"
+            admin_url = f"http://{reachable(addresses.admin)}"
             url, well_known_url = f"{service}/cmp/{profile.id}", f"{service}/.well-known/cmp/p/{profile.name}"
             enroll, renew = enroll_commands(url, code.reference, secret), renew_commands(url)
             if json:
@@ -172,13 +172,6 @@ def quickstart(directory: Path, *, listen: str | None, admin_listen: str | None,
             )
 
         daemon.serve(config, adjust=adjust, ready=ready)
-
-
-def _reachable(listen: Listen) -> Listen:
-    """An address of this machine where something that listens everywhere can be reached."""
-    if not listen.wildcard:
-        return listen
-    return Listen("::1" if ":" in listen.host else "127.0.0.1", listen.port)
 
 
 def enroll_commands(url: str, reference: str, secret: str) -> list[str]:

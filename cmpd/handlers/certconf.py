@@ -19,8 +19,7 @@ async def handle(operation: Operation) -> bytes:
     """
     statuses = operation.body
     assert isinstance(statuses, list)
-    transaction_id = operation.received.transaction_id
-    waiting = {one.cert_req_id: one for one in await operation.store.certificates_of(transaction_id)}
+    waiting = {one.cert_req_id: one for one in await operation.certificates()}
     accepted: dict[int, IssuedCertificate] = {}
     seen: set[int] = set()
     for status in statuses:

@@ -13,5 +13,5 @@ async def handle(operation: Operation) -> bytes:
     assert isinstance(content, asn1.ErrorMsgContent)
     texts = content.pKIStatusInfo.statusString or ()
     operation.exchange.private = asn1.printable("; ".join(texts))[:200]
-    certificates = await operation.store.certificates_of(operation.received.transaction_id)
+    certificates = await operation.certificates()
     return await conclude(operation, [], certificates)

@@ -303,14 +303,14 @@ def _name_split(text: object) -> object:
 def _plain(text: str) -> str:
     fault = text_fault(text)
     if fault:
-        raise ValueError(fault)
+        raise ValueError(str(fault))
     return text
 
 
 def _email(text: str) -> str:
     fault = email_fault(text)
     if fault:
-        raise ValueError(fault)
+        raise ValueError(str(fault))
     return text
 
 

@@ -25,7 +25,7 @@ from cmpd.profile.config import (
 )
 from cmpd.profile.decision import Decision
 from cmpd.profile.san import SUBJECT_ALT_NAME
-from cmpd.profile.syntax import oid_text
+from cmpd.profile.syntax import named_oid, oid_text
 
 BASIC_CONSTRAINTS: Final = ObjectIdentifier("2.5.29.19")
 KEY_USAGE: Final = ObjectIdentifier("2.5.29.15")
@@ -141,18 +141,14 @@ class KeyUsagePolicy:
             return policy.plain
         requested = _read_bits(value)
         if not requested:
-            decision.refuse("RFC 5280 §4.2.1.3", field, "no usage is requested (RFC 5280 §4.2.1.3)")
+            decision.refuse("RFC 5280 §4.2.1.3", field, "no usage is requested")
         if requested == policy.required:
             decision.passed(field, field, "what is requested is what is required")
             return policy.plain
         unlisted = requested - policy.allowed
         if unlisted and not self.drop:
             names = ", ".join(_bit_name(bit) for bit in sorted(unlisted))
-            decision.refuse(
-                f"{field}.optional_usages",
-                field,
-                f"{names} is not accepted for {key_type} keys (extensions.key_usage.optional_usages)",
-            )
+            decision.refuse(f"{field}.on_unlisted", field, f"{names} is not accepted for {key_type} keys")
         granted = (requested - unlisted) | policy.required
         if not granted.isdisjoint({7, 8}) and 4 not in granted:
             decision.refuse("RFC 5280 §4.2.1.3", field, "encipher_only and decipher_only go with key_agreement")
@@ -219,18 +215,14 @@ class ExtendedKeyUsagePolicy:
         if value[0] != der.SEQUENCE or any(not purpose.startswith(b"\x06") for purpose in purposes):
             raise der.MalformedError("not an ExtKeyUsage")
         if not purposes:
-            decision.refuse("RFC 5280 §4.2.1.12", field, "no usage is requested (RFC 5280 §4.2.1.12)")
+            decision.refuse("RFC 5280 §4.2.1.12", field, "no usage is requested")
         requested = frozenset(purposes)
         if requested == policy.required:
             decision.passed(field, field, "what is requested is what is required")
             return policy.plain
         unlisted = sorted(requested.difference(policy.allowed))
         if unlisted and not self.drop:
-            decision.refuse(
-                f"{field}.optional_usages",
-                field,
-                f"{_purpose(unlisted[0])} is not accepted (extensions.extended_key_usage.optional_usages)",
-            )
+            decision.refuse(f"{field}.on_unlisted", field, f"{_purpose(unlisted[0])} is not accepted")
         modified.extend(f"extended key usage {_purpose(oid)} left out" for oid in unlisted[:10])
         modified.extend(f"extended key usage {_purpose(oid)} added" for oid in sorted(policy.required - requested))
         granted = [oid for oid in policy.allowed if oid in policy.required or oid in requested]
@@ -238,7 +230,7 @@ class ExtendedKeyUsagePolicy:
 
 
 def _purpose(oid: bytes) -> str:
-    return _PURPOSES.get(oid) or oid_text(oid[2:])
+    return _PURPOSES.get(oid) or named_oid(oid_text(oid[2:]))
 
 
 def _drops(on_unlisted: OnUnlisted) -> bool:
@@ -291,7 +283,7 @@ class ExtensionsPolicy:
         for extension in extensions:
             oid = extension.oid
             if oid in seen:
-                decision.refuse("RFC 5280 §4.2", "extensions", f"{oid.dotted_string} is there twice (RFC 5280 §4.2)")
+                decision.refuse("RFC 5280 §4.2", "extensions", f"{_extension_name(oid.dotted_string)} is there twice")
             seen.add(oid)
             what = self.requested.get(oid)
             if what is None or (what == "honour" and oid in _DECIDED):
@@ -309,7 +301,7 @@ class ExtensionsPolicy:
             name = _extension_name(oid.dotted_string)
             if what == "refuse":
                 rule = "extensions.requested" if oid in self.requested else "extensions.other"
-                decision.refuse(rule, "extensions", f"{name} is not accepted ({rule})", UnacceptedExtension)
+                decision.refuse(rule, "extensions", f"{name} is not accepted", UnacceptedExtension)
             elif what == "honour":
                 if der.read(extension.value)[2] != len(extension.value):
                     raise der.MalformedError(f"{name}: not one element")
@@ -329,7 +321,7 @@ def _check_constraints(value: bytes, decision: Decision) -> None:
     parts = der.children(value, 2)
     if value[0] != der.SEQUENCE:
         raise der.MalformedError("not BasicConstraints")
-    rule = field = "extensions.basic_constraints"
+    rule, field = "RFC 5280 §4.2.1.9", "extensions.basic_constraints"
     if not parts or parts == [b"\x01\x01\x00"]:
         return
     if parts[0].startswith(b"\x01\x01"):
@@ -340,7 +332,7 @@ def _check_constraints(value: bytes, decision: Decision) -> None:
 
 def _extension_name(oid: str) -> str:
     """Name an extension for people: its OID, with the name where there is one."""
-    return f"{oid} ({_EXTENSION_NAMES[oid]})" if oid in _EXTENSION_NAMES else oid
+    return f"{oid} ({_EXTENSION_NAMES[oid]})" if oid in _EXTENSION_NAMES else named_oid(oid)
 
 
 # ── what every certificate has ──────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from cmpd.asn1 import der
 from cmpd.errors import BadAlg
 from cmpd.profile.config import KeyConfig, ProfileKeyError
 from cmpd.profile.decision import Decision
-from cmpd.profile.syntax import oid_text
+from cmpd.profile.syntax import named_oid, oid_text
 
 _EC_PUBLIC_KEY: Final = der.oid("1.2.840.10045.2.1")
 _RSA: Final = der.oid("1.2.840.113549.1.1.1")
@@ -50,12 +50,13 @@ _KINDS: Final = dict(
 )
 """By the length of the whole SubjectPublicKeyInfo (RFC 5480 §2, RFC 8410 §4, RFC 9881 §4)."""
 _OTHERS: Final = {
-    der.oid("1.3.101.112"): "Ed25519",
-    der.oid("1.3.101.113"): "Ed448",
-    der.oid("2.16.840.1.101.3.4.3.17"): "ML-DSA-44",
-    der.oid("2.16.840.1.101.3.4.3.18"): "ML-DSA-65",
-    der.oid("2.16.840.1.101.3.4.3.19"): "ML-DSA-87",
+    der.oid("1.3.101.112"): ("Ed25519", "RFC 8410 §4"),
+    der.oid("1.3.101.113"): ("Ed448", "RFC 8410 §4"),
+    der.oid("2.16.840.1.101.3.4.3.17"): ("ML-DSA-44", "RFC 9881 §4"),
+    der.oid("2.16.840.1.101.3.4.3.18"): ("ML-DSA-65", "RFC 9881 §4"),
+    der.oid("2.16.840.1.101.3.4.3.19"): ("ML-DSA-87", "RFC 9881 §4"),
 }
+"""The name, and what says how such a key is encoded."""
 
 
 _F4: Final = b"\x02\x03\x01\x00\x01"
@@ -119,14 +120,12 @@ class KeyPolicy:
                 return "rsa"
             return self._check_other(spki, decision)
         if kind.type not in self.types:
-            decision.refuse("key.allowed_types", "publicKey", f"{kind.label} keys are not in key.allowed_types")
+            decision.refuse("key.allowed_types", "publicKey", f"{kind.label} keys are not accepted")
         elif decision.findings is not None:
             decision.passed("key.allowed_types", "publicKey", f"{kind.label} is allowed")
         if kind.curve is not None and kind.type in self.types:
             if kind.curve not in self.curves:
-                decision.refuse(
-                    "key.ecdsa.allowed_curves", "publicKey", f"curve {kind.curve} is not in key.ecdsa.allowed_curves"
-                )
+                decision.refuse("key.ecdsa.allowed_curves", "publicKey", f"curve {kind.curve} is not accepted")
             elif decision.findings is not None:
                 decision.passed("key.ecdsa.allowed_curves", "publicKey", f"curve {kind.curve} is allowed")
         return kind.type
@@ -151,9 +150,11 @@ class KeyPolicy:
         if oid == _EC_PUBLIC_KEY:
             self._refuse_ec(algorithm[1] if len(algorithm) > 1 else b"", decision)
         elif oid in _OTHERS:
-            decision.refuse("RFC 8410 §4", "publicKey", f"not the encoding of an {_OTHERS[oid]} key")
+            label, section = _OTHERS[oid]
+            decision.refuse(section, "publicKey", f"not the encoding of an {label} key")
         else:
-            decision.refuse("key.allowed_types", "publicKey", f"algorithm {oid_text(oid[2:])} is not supported", BadAlg)
+            named = named_oid(oid_text(oid[2:]))
+            decision.refuse("key.allowed_types", "publicKey", f"algorithm {named} is not supported", BadAlg)
         return None
 
     @staticmethod
@@ -162,8 +163,8 @@ class KeyPolicy:
             if kind.curve and parameters and parameters in kind.start:
                 decision.refuse("RFC 5480 §2.2", "publicKey", f"not an uncompressed point of {kind.curve}")
                 return
-        curve = oid_text(parameters[2:]) if parameters.startswith(b"\x06") else "without a name"
-        decision.refuse("key.ecdsa.allowed_curves", "publicKey", f"curve {curve} is not in key.ecdsa.allowed_curves")
+        curve = named_oid(oid_text(parameters[2:])) if parameters.startswith(b"\x06") else "without a name"
+        decision.refuse("key.ecdsa.allowed_curves", "publicKey", f"curve {curve} is not accepted")
 
     def _check_rsa(self, key: bytes, decision: Decision) -> None:
         numbers = der.children(key, 2)
@@ -185,22 +186,17 @@ class KeyPolicy:
             decision.refuse(
                 "key.rsa.min_exponent",
                 "publicKey",
-                f"the RSA exponent must be odd, at least {self.min_exponent} (key.rsa.min_exponent)"
-                " and of at most 256 bits",
+                f"the RSA exponent must be odd, at least {self.min_exponent} and of at most 256 bits",
             )
 
     def _judge_rsa(self, bits: int, decision: Decision) -> None:
         if "rsa" not in self.types:
-            decision.refuse("key.allowed_types", "publicKey", "rsa keys are not in key.allowed_types")
-        if not self.min_bits <= bits <= self.max_bits:
-            decision.refuse(
-                "key.rsa",
-                "publicKey",
-                f"an RSA key of {bits} bits, and key.rsa allows {self.min_bits} to {self.max_bits}",
-            )
+            decision.refuse("key.allowed_types", "publicKey", "rsa keys are not accepted")
+        if bits < self.min_bits:
+            decision.refuse("key.rsa.min_bits", "publicKey", f"an RSA key of {bits} bits, less than {self.min_bits}")
+        elif bits > self.max_bits:
+            decision.refuse("key.rsa.max_bits", "publicKey", f"an RSA key of {bits} bits, more than {self.max_bits}")
         elif self.bits and bits not in self.bits:
-            decision.refuse(
-                "key.rsa.allowed_bits", "publicKey", f"an RSA key of {bits} bits is not in key.rsa.allowed_bits"
-            )
+            decision.refuse("key.rsa.allowed_bits", "publicKey", f"an RSA key of {bits} bits is not accepted")
         elif decision.findings is not None:
             decision.passed("key.rsa", "publicKey", f"an RSA key of {bits} bits is allowed")

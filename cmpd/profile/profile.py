@@ -240,19 +240,19 @@ class Profile:
         attributes: dict[str, list[str]] = {}
         names: dict[str, list[str]] = {}
         san = key_usage = purposes = None
-        with decision.reading("publicKey"):
+        with decision.reading("publicKey", "RFC 5280 §4.1.2.7"):
             key_type = self._key.check(request.spki, decision)
-        with decision.reading("extensions"):
+        with decision.reading("extensions", "RFC 5280 §4.2"):
             values, honoured = policy.sort(request.extensions, decision)
-        with decision.reading("subject"):
+        with decision.reading("subject", "RFC 5280 §4.1.2.6"):
             subject, attributes = self._subject.resolve(request.subject, decision)
-        with decision.reading("san"):
+        with decision.reading("san", "RFC 5280 §4.2.1.6"):
             san, names = self._san.resolve(values.get(SUBJECT_ALT_NAME), subject == EMPTY_NAME, decision)
         self._check_common_name(attributes, names, decision)
         if key_type in self._key.types:
-            with decision.reading("extensions.key_usage"):
+            with decision.reading("extensions.key_usage", "RFC 5280 §4.2.1.3"):
                 key_usage = policy.key_usage.resolve(values.get(KEY_USAGE), key_type, decision)
-            with decision.reading("extensions.extended_key_usage"):
+            with decision.reading("extensions.extended_key_usage", "RFC 5280 §4.2.1.12"):
                 purposes = policy.extended_key_usage.resolve(values.get(EXTENDED_KEY_USAGE), key_type, decision)
         cap = (
             None
@@ -281,7 +281,7 @@ class Profile:
             lint=self.lint,
         )
         if self.public_trust is not None:
-            with decision.reading("request"):
+            with decision.reading("request", "RFC 5280 §4.1"):
                 self._check_public_trust(approved, self.public_trust, now, decision)
         return approved
 
@@ -297,7 +297,7 @@ class Profile:
                 decision.passed(rule, field_, "is one of the other names")
             else:
                 allowed = ", ".join(self._common_name_from)
-                decision.refuse(rule, field_, f"is not one of the names in {allowed} (subject.common_name_from)")
+                decision.refuse(rule, field_, f"is not one of the names in {allowed}")
 
     def _check_public_trust(self, approved: Approved, kind: PublicTrust, now: datetime, decision: Decision) -> None:
         """Hold the rules of public trust against what would be issued. Raises BadCertTemplate, BadAlg."""
@@ -314,7 +314,7 @@ class Profile:
                     decision.passed(finding.rule, finding.field, finding.text)
             else:
                 text = finding.text.removeprefix(f"{finding.field}: ")
-                decision.refuse(finding.rule, finding.field, f"{text} ({finding.rule})", rules.refusal(finding))
+                decision.refuse(finding.rule, finding.field, text, rules.refusal(finding))
 
 
 @functools.lru_cache(maxsize=64)

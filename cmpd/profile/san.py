@@ -24,7 +24,7 @@ from cmpd.profile.config import (
     URIConfig,
 )
 from cmpd.profile.decision import Decision
-from cmpd.profile.syntax import Pattern, quote
+from cmpd.profile.syntax import Fault, Pattern, quote
 
 SUBJECT_ALT_NAME: Final = ObjectIdentifier("2.5.29.17")
 _MOST: Final = 1000
@@ -74,7 +74,9 @@ class SanRule:
     min: int
     max: int
     read: Read
-    fault: Callable[[str], str | None]
+    standard: str
+    """What says how a value of this type looks: a section, or the key where the profile says its type."""
+    fault: Callable[[str], Fault | None]
     """The rule that a text breaks."""
     pattern: Pattern | None
     exact: frozenset[str] = frozenset()
@@ -108,8 +110,10 @@ class SanRule:
         if isinstance(config, OtherNameConfig):
             oid = der.oid(name.partition(".")[2])
             read, write, fault = _VALUES[config.type]
+            standard = f"{key}.type"
         else:
             read, write, fault = _TYPES[name]
+            standard = _STANDARDS.get(name, "RFC 5280 §4.2.1.6")
         if isinstance(config, DNSConfig):
             fault = partial(syntax.dns_fault, wildcard=config.allow_wildcard)
         entries = []
@@ -133,6 +137,7 @@ class SanRule:
             min=max(config.min, 1 if required else 0),
             max=config.max,
             read=read,
+            standard=standard,
             fault=fault,
             pattern=pattern,
             exact=frozenset(domain for domain in domains if not domain.startswith(".")),
@@ -143,11 +148,11 @@ class SanRule:
         for value, entry in zip(values, entries, strict=True):
             _, broken = rule.check(entry[der.read(entry)[1] :])
             if broken is not None:
-                raise ProfileKeyError(f"{key}.value", f"{value!r}: {key}: {broken[1]}")
+                raise ProfileKeyError(f"{key}.value", f"{value!r}: {key}: {broken}")
         return rule
 
-    def check(self, content: bytes) -> tuple[str, tuple[str, str] | None]:
-        """Judge the content of an entry: its text, and the key and words of the rule it breaks.
+    def check(self, content: bytes) -> tuple[str, Fault | None]:
+        """Judge the content of an entry: its text, and the rule it breaks.
 
         Raises MalformedError.
         """
@@ -156,17 +161,17 @@ class SanRule:
         except der.MalformedError:
             raise
         except ValueError:
-            return "", (self.key, "is not a value of its type")
-        key, fault = self.key, self.fault(text)
+            return "", Fault("is not a value of its type", self.standard)
+        fault = self.fault(text)
         if fault is None and self.pattern is not None and not self.pattern.matches(text):
-            key, fault = f"{self.key}.pattern", f"does not match the pattern ({self.key}.pattern)"
+            fault = Fault("does not match the pattern", f"{self.key}.pattern")
         if fault is None and (self.exact or self.below) and not self._in_domains(text):
-            key, fault = f"{self.key}.allowed_domains", "is not in allowed_domains"
+            fault = Fault("is not in an allowed domain", f"{self.key}.allowed_domains")
         if fault is None and self.ranges and not any(ip_address(content) in network for network in self.ranges):
-            key, fault = f"{self.key}.allowed_ranges", "is not in allowed_ranges"
+            fault = Fault("is not in an allowed range", f"{self.key}.allowed_ranges")
         if fault is None and self.schemes and text.partition(":")[0].lower() not in self.schemes:
-            key, fault = f"{self.key}.allowed_schemes", "has a scheme that is not in allowed_schemes"
-        return text, None if fault is None else (key, f"{quote(text)} {fault}")
+            fault = Fault("has a scheme that is not allowed", f"{self.key}.allowed_schemes")
+        return text, None if fault is None else Fault(f"{quote(text)} {fault.text}", fault.rule)
 
     def _in_domains(self, text: str) -> bool:
         host = (syntax.uri_host(text) or "") if self.name == "uri" else text.rpartition("@")[2]
@@ -283,11 +288,11 @@ def _element(text: str) -> bytes:
     return element
 
 
-def _no_fault(_text: str) -> str | None:
+def _no_fault(_text: str) -> Fault | None:
     return None
 
 
-_Way = tuple[Read, Write, Callable[[str], str | None]]
+_Way = tuple[Read, Write, Callable[[str], Fault | None]]
 _TYPES: Final[dict[str, _Way]] = {
     "dns": (_ascii, _to_ascii, syntax.dns_fault),
     "email": (_ascii, _to_ascii, syntax.email_fault),
@@ -299,6 +304,8 @@ _TYPES: Final[dict[str, _Way]] = {
     "guid": (_guid, _to_guid, _no_fault),
     "smtp_utf8_mailbox": (_utf8, der.utf8_string, syntax.smtp_utf8_fault),
 }
+_STANDARDS: Final = {"upn": "RFC 822 §6.1", "guid": "MS-DTYP §2.3.4", "smtp_utf8_mailbox": "RFC 9598 §3"}
+"""What says how the values of otherNames with a key of their own look."""
 _VALUES: Final[dict[str, _Way]] = {
     "utf8_string": (_strict(der.UTF8_STRING, "utf-8"), der.utf8_string, syntax.text_fault),
     "ia5_string": (_strict(der.IA5_STRING, "ascii"), der.ia5_string, syntax.text_fault),
@@ -387,9 +394,7 @@ class SanPolicy:
             critical = self.critical or subject_empty
             return RequestedExtension(SUBJECT_ALT_NAME, critical, der.sequence(*entries)), texts
         if subject_empty:
-            decision.refuse(
-                "RFC 5280 §4.1.2.6", "subject", "is empty, and there is no subjectAltName (RFC 5280 §4.1.2.6)"
-            )
+            decision.refuse("RFC 5280 §4.1.2.6", "subject", "is empty, and there is no subjectAltName")
         return None, texts
 
     def _read(self, value: bytes, entries: dict[bytes, None], texts: dict[str, list[str]], decision: Decision) -> None:
@@ -431,7 +436,7 @@ class SanPolicy:
                 return  # the rest of a flood is not worth a look
             text, broken = rule.check(content)
             if broken is not None:
-                decision.refuse(broken[0], rule.key, broken[1])
+                decision.refuse(broken.rule, rule.key, broken.text)
             elif decision.findings is not None:
                 decision.passed(rule.key, rule.key, f"{quote(text)} is accepted")
             same.append(text)
@@ -442,7 +447,7 @@ class SanPolicy:
             folded.add(once)
             entries[entry] = None
         if position < end:
-            decision.refuse("san", "san", f"more than {_MOST} names")
+            decision.refuse("built-in limit", "san", f"more than {_MOST} names")
 
     @staticmethod
     def _fix(
@@ -475,4 +480,4 @@ def _label(tag: int, content: bytes) -> str:
     if found != der.OBJECT_IDENTIFIER:
         return "other_name"
     own = next((name for name, oid in _OTHER_NAMES.items() if oid == content[:stop]), None)
-    return own or f"other_name {syntax.oid_text(content[start:stop])}"
+    return own or f"other_name.{syntax.named_oid(syntax.oid_text(content[start:stop]))}"

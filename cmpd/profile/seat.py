@@ -38,13 +38,13 @@ class SeatPolicy:
         values = (subject if self.section == "subject" else san).get(self.name)
         if not values or not values[0]:
             if self.required:
-                decision.refuse("seat.id_mapping", self.key, "is missing, and the seat ID is there (seat.id_mapping)")
+                decision.refuse("seat.id_mapping", self.key, "is missing, and the seat ID is there")
             return None
         seat = values[0].lower() if self.key in _FOLDED else values[0]
         if not seat.isascii():
             seat = unicodedata.normalize("NFC", seat)
         if len(seat) > _LONGEST:
-            decision.refuse("seat.id_mapping", self.key, f"is longer than {_LONGEST} characters (seat.id_mapping)")
+            decision.refuse("seat.id_mapping", self.key, f"is longer than {_LONGEST} characters")
         if decision.findings is not None:
             decision.passed("seat.id_mapping", self.key, f"the seat is {quote(seat)}")
         return seat

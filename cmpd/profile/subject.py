@@ -20,7 +20,16 @@ from cmpd.profile.config import (
     SubjectConfig,
 )
 from cmpd.profile.decision import Decision
-from cmpd.profile.syntax import Pattern, dns_fault, email_fault, is_printable_string, quote, text_fault
+from cmpd.profile.syntax import (
+    Fault,
+    Pattern,
+    dns_fault,
+    email_fault,
+    is_printable_string,
+    named_oid,
+    quote,
+    text_fault,
+)
 
 EMPTY_NAME: Final = b"\x30\x00"
 _DIRECTORY: Final = (der.UTF8_STRING, der.PRINTABLE_STRING)
@@ -28,14 +37,16 @@ _PRINTABLE: Final = (der.PRINTABLE_STRING,)
 _IA5: Final = (der.IA5_STRING,)
 
 
-def _country_fault(value: str) -> str | None:
+def _country_fault(value: str) -> Fault | None:
     if len(value) == 2 and value.isascii() and value.isalpha() and value.isupper():
         return None
-    return "is not a country code, two capital letters (ISO 3166-1)"
+    return Fault("is not a country code, two capital letters", "ISO 3166-1")
 
 
-def _domain_component_fault(value: str) -> str | None:
-    return "is not one label of a domain name" if "." in value or dns_fault(f"{value}.x") else None
+def _domain_component_fault(value: str) -> Fault | None:
+    if "." in value or dns_fault(f"{value}.x"):
+        return Fault("is not one label of a domain name", "RFC 4519 §2.4")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,7 @@ class _Type:
     bound: int
     strings: tuple[int, ...] = _DIRECTORY
     """The first is the one to write; the others may stay as they are."""
-    fault: Callable[[str], str | None] = text_fault
+    fault: Callable[[str], Fault | None] = text_fault
     repeatable: bool = False
 
 
@@ -147,35 +158,35 @@ class AttributeRule:
                 raise ProfileKeyError(f"{key}.value", f"{value!r} {fault}")
         return rule
 
-    def fault(self, text: str) -> str | None:
+    def fault(self, text: str) -> Fault | None:
         """Say which rule a value breaks; None when it is good."""
         if len(text) > self.max_length:
-            return f"is longer than {self.max_length} characters"
+            return Fault(f"is longer than {self.max_length} characters", f"{self.key}.max_length")
         found = text_fault(text)
         if found is None and self.type.fault is not text_fault:
             found = self.type.fault(text)
         if found is None and self.type.strings == _PRINTABLE and not is_printable_string(text.encode()):
-            found = "has a character that is not in PrintableString"
+            found = Fault("has a character that is not in PrintableString", "X.680 §41.4")
         if found is None and self.pattern is not None and not self.pattern.matches(text):
-            found = f"does not match the pattern ({self.key}.pattern)"
+            found = Fault("does not match the pattern", f"{self.key}.pattern")
         return found
 
-    def read(self, tag: int, value: bytes) -> tuple[str, bool, str | None]:
+    def read(self, tag: int, value: bytes) -> tuple[str, bool, Fault | None]:
         """Read a requested value: its text, whether its octets can stay, and the rule that it breaks."""
         codec = _CODECS.get(tag)
         strings = self.type.strings
         allowed = tag in strings
         if codec is None or not (allowed or tag == der.UTF8_STRING or strings == _DIRECTORY):
-            return "", False, f"a string of type [{tag:#04x}] does not belong there"
+            return "", False, Fault(f"a string of type [{tag:#04x}] does not belong there", _STRING_TYPES)
         if tag == der.IA5_STRING and strings != _IA5:
-            return "", False, "an IA5String does not belong there"
+            return "", False, Fault("an IA5String does not belong there", _STRING_TYPES)
         try:
             text = value.decode(codec)
         except UnicodeDecodeError:
-            return "", False, "is not a string of its type"
+            return "", False, Fault("is not a string of its type", _STRING_TYPES)
         fault = self.fault(text)
         if fault is not None:
-            return text, False, f"{quote(text)} {fault}"
+            return text, False, Fault(f"{quote(text)} {fault.text}", fault.rule)
         return text, allowed and (tag != der.PRINTABLE_STRING or is_printable_string(value)), None
 
     def write(self, text: str) -> bytes:
@@ -183,6 +194,8 @@ class AttributeRule:
         return der.sequence(self.oid, der.tlv(self.type.strings[0], text.encode()))
 
 
+_STRING_TYPES: Final = "RFC 5280 appendix A.1"
+"""What says which string types an attribute may have."""
 _Rdns = list[list[tuple[AttributeRule, str]]]
 """The relative names, each with the rule and the text of its attributes."""
 
@@ -301,11 +314,13 @@ class SubjectPolicy:
         """Judge a requested name attribute by attribute."""
         rules, values, explaining = self.rules, given.values, decision.findings is not None
         for rdn in asn1.name_rdns(subject):
-            if len(rdn) != 1 and not (self.multi_valued_rdn and rdn):
+            if not rdn:
+                decision.refuse("RFC 5280 §4.1.2.4", "subject", "a relative name without an attribute")
+            elif len(rdn) != 1 and not self.multi_valued_rdn:
                 decision.refuse(
                     "subject.multi_valued_rdn",
                     "subject",
-                    f"a relative name with {len(rdn)} attributes (subject.multi_valued_rdn)",
+                    f"a relative name with {len(rdn)} attributes",
                 )
             name: list[tuple[AttributeRule, str]] = []
             parts: list[bytes] = []
@@ -324,7 +339,7 @@ class SubjectPolicy:
                     if rule.fixed:
                         text = ""  # whatever it is, it is replaced
                     else:
-                        decision.refuse(rule.key, rule.key, fault)
+                        decision.refuse(fault.rule, rule.key, fault.text)
                 given.kept = given.kept and good
                 same = values.setdefault(rule.name, [])
                 same.append(text)
@@ -363,7 +378,7 @@ class SubjectPolicy:
                 continue
             fault = rule.fault(text)
             if fault is not None:
-                decision.refuse("subject.name_split", rule.key, f"{quote(text)} {fault}")
+                decision.refuse(fault.rule, rule.key, f"{quote(text)}, split from the common name, {fault.text}")
             given.add(rule, (text,))
             decision.modified.append(f"{rule.key} added")
 
@@ -416,7 +431,7 @@ _NAMES: Final = {ObjectIdentifier(type_.oid): name for name, type_ in ATTRIBUTES
 
 
 def _name(oid: ObjectIdentifier) -> str:
-    return _NAMES.get(oid) or oid.dotted_string
+    return _NAMES.get(oid) or named_oid(oid.dotted_string)
 
 
 def _times(count: int) -> str:

@@ -1,6 +1,7 @@
 """What a value in a name may look like, and how it is quoted in a refusal.
 
-Each `…_fault` returns None for a good value and otherwise the rule that it breaks, as the end of a sentence.
+Each `…_fault` returns None for a good value and otherwise what is wrong with it, as the end of a sentence, and the rule
+that says so.
 """
 
 import ipaddress
@@ -8,10 +9,12 @@ import re
 import unicodedata
 import uuid
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import idna
 import re2  # type: ignore[import-untyped]  # the package has no types
+
+from cmpd.asn1 import oids
 
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
@@ -35,6 +38,18 @@ _TOGETHER: Final = (
 _PRINTABLE_STRING: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?"
 
 
+class Fault(NamedTuple):
+    """What is wrong with a value."""
+
+    text: str
+    """The end of a sentence that begins with the value."""
+    rule: str
+    """The key of the profile, or the section of the standard, that says so."""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.rule})"
+
+
 def quote(value: str) -> str:
     r"""Quote a peer's value for a message: at most 64 characters, nothing that does not print, `\u{…}` instead."""
     shown = ""
@@ -51,19 +66,19 @@ def is_printable_string(octets: bytes) -> bool:
     return not octets.translate(None, _PRINTABLE_STRING)
 
 
-def text_fault(text: str) -> str | None:
+def text_fault(text: str) -> Fault | None:
     """No empty value, no control, bidirectional, zero-width or unassigned character, no space at either end."""
     if not text:
-        return "is empty"
+        return Fault("is empty", "RFC 5280 appendix A.1")
     if not text.isprintable():
         first = next(character for character in text if not character.isprintable())
-        return f"has the character U+{ord(first):04X}, which does not print"
+        return Fault(f"has the character U+{ord(first):04X}, which does not print", "RFC 4518 §2")
     if text[0] == " " or text[-1] == " ":
-        return "begins or ends with a space"
+        return Fault("begins or ends with a space", "RFC 4518 §2")
     return None
 
 
-def dns_fault(name: str, *, wildcard: bool = False) -> str | None:
+def dns_fault(name: str, *, wildcard: bool = False) -> Fault | None:
     """A host name in the preferred syntax, letters, digits and hyphens (RFC 5280 §4.2.1.6, RFC 1034 §3.5).
 
     With `wildcard`, `*` may be the whole leftmost label of a name with at least two others (RFC 6125 §6.4.3).
@@ -71,17 +86,17 @@ def dns_fault(name: str, *, wildcard: bool = False) -> str | None:
     host = name
     if name.startswith("*."):
         if not wildcard:
-            return "is a wildcard, which is not allowed"
+            return Fault("is a wildcard, which is not allowed", "san.dns.allow_wildcard")
         host = name[2:]
         if "." not in host:
-            return "is a wildcard for a whole top-level domain"
+            return Fault("is a wildcard for a whole top-level domain", "san.dns.allow_wildcard")
     if len(name) > 253 or _DNS.fullmatch(host) is None:
-        return "is not a DNS name"
+        return Fault("is not a DNS name", "RFC 5280 §4.2.1.6")
     if host.rpartition(".")[2].isdecimal():
-        return "is not a DNS name: its last label is a number"
+        return Fault("is not a DNS name: its last label is a number", "RFC 5280 §4.2.1.6")
     if "--" in host:
         if _RESERVED_LABEL.search(host) is not None:
-            return "has a reserved label (hyphens in third and fourth place)"
+            return Fault("has a reserved label, with hyphens in third and fourth place", "RFC 5890 §2.3.1")
         for label in host.lower().split("."):
             fault = _a_label_fault(label) if label.startswith("xn--") else None
             if fault is not None:
@@ -90,7 +105,7 @@ def dns_fault(name: str, *, wildcard: bool = False) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _a_label_fault(label: str) -> str | None:
+def _a_label_fault(label: str) -> Fault | None:
     """An A-label of IDNA 2008 (RFC 5891 §5.4), of one script and not a disguise of Latin letters."""
     try:
         unicode = idna.ulabel(label)
@@ -98,9 +113,9 @@ def _a_label_fault(label: str) -> str | None:
     except (idna.IDNAError, UnicodeError):
         valid = False
     if not valid:
-        return f"has the label {label[:_QUOTED]}, which is not valid in IDNA 2008 (RFC 5891 §5.4)"
+        return Fault(f"has the label {label[:_QUOTED]}, which is not valid in IDNA 2008", "RFC 5891 §5.4")
     if mixes_scripts(unicode) or _LOOKS_LATIN.issuperset(unicode.replace("-", "")):
-        return f"has the label {label}, which can be taken for another name (UTS 39 §5)"
+        return Fault(f"has the label {label}, which can be taken for another name", "UTS 39 §5")
     return None
 
 
@@ -118,18 +133,18 @@ def _script(letter: str) -> str:
     return {"CJK": "HAN", "IDEOGRAPHIC": "HAN", "FULLWIDTH": "LATIN"}.get(word, word)
 
 
-def smtp_utf8_fault(mailbox: str) -> str | None:
+def smtp_utf8_fault(mailbox: str) -> Fault | None:
     """A SmtpUTF8Mailbox: a local part that is not ASCII only, a domain of A-labels (RFC 9598 §3)."""
     local, at, domain = mailbox.rpartition("@")
     if not at or not local or len(mailbox.encode()) > 254 or len(local.encode()) > 64 or dns_fault(domain):
-        return "is not an internationalised e-mail address"
+        return Fault("is not an internationalised e-mail address", "RFC 9598 §3")
     if local.isascii():
-        return "has a local part in ASCII, which belongs into rfc822Name (RFC 9598 §3)"
+        return Fault("has a local part in ASCII, which belongs into rfc822Name", "RFC 9598 §3")
     rest = "".join("x" if not character.isascii() else character for character in local)
     if _LOCAL.fullmatch(rest) is None or unicodedata.normalize("NFC", local) != local:
-        return "is not an internationalised e-mail address"
+        return Fault("is not an internationalised e-mail address", "RFC 9598 §3")
     if mixes_scripts(local):
-        return "mixes scripts that are not written together"
+        return Fault("mixes scripts that are not written together", "UTS 39 §5.2")
     return text_fault(mailbox)
 
 
@@ -143,11 +158,11 @@ def guid_octets(text: str) -> bytes:
     return uuid.UUID(text).bytes_le
 
 
-def email_fault(mailbox: str) -> str | None:
+def email_fault(mailbox: str) -> Fault | None:
     """An RFC 5321 §4.1.2 Mailbox with a dot-string and a domain, ASCII only (RFC 5280 §4.2.1.6)."""
     local, at, domain = mailbox.rpartition("@")
     if not at or len(mailbox) > 254 or len(local) > 64 or _LOCAL.fullmatch(local) is None or dns_fault(domain):
-        return "is not an e-mail address"
+        return Fault("is not an e-mail address", "RFC 5321 §4.1.2")
     return None
 
 
@@ -163,10 +178,10 @@ def uri_host(uri: str) -> str | None:
     return host.partition(":")[0].lower()
 
 
-def uri_fault(uri: str) -> str | None:
+def uri_fault(uri: str) -> Fault | None:
     """An absolute URI; an authority has a host name or IP address and no user name (RFC 5280 §4.2.1.6)."""
     if len(uri) > 2048 or _URI.fullmatch(uri) is None:
-        return "is not an absolute URI"
+        return Fault("is not an absolute URI", "RFC 5280 §4.2.1.6")
     rest = uri.partition(":")[2]
     if not rest.startswith("//"):
         return None
@@ -174,19 +189,19 @@ def uri_fault(uri: str) -> str | None:
     text = authority[0] if authority else ""
     host, colon, port = text.rpartition(":") if re.search(r":[0-9]*$", text) else (text, "", "")
     if colon and not (port.isdecimal() and int(port[:6]) < 65536):
-        return "is not an absolute URI: its port is not a port"
+        return Fault("is not an absolute URI: its port is not a port", "RFC 5280 §4.2.1.6")
     if dns_fault(host) is None or _is_ip_literal(host):
         return None
-    return "is not an absolute URI: its host is neither a host name nor an IP address"
+    return Fault("is not an absolute URI: its host is neither a host name nor an IP address", "RFC 5280 §4.2.1.6")
 
 
-def upn_fault(name: str) -> str | None:
+def upn_fault(name: str) -> Fault | None:
     """A Microsoft user principal name: user@domain, the user part in any script."""
     user, at, domain = name.rpartition("@")
     if not at or not user or "@" in user or len(name) > 256 or dns_fault(domain):
-        return "is not a user principal name"
+        return Fault("is not a user principal name", "RFC 822 §6.1")
     if mixes_scripts(user):
-        return "mixes scripts that are not written together"
+        return Fault("mixes scripts that are not written together", "UTS 39 §5.2")
     return text_fault(name)
 
 
@@ -217,6 +232,12 @@ def oid_text(content: bytes) -> str:
         return content[:32].hex()
     first = min(arcs[0] // 40, 2)
     return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def named_oid(dotted: str) -> str:
+    """Add an OID's name, where there is one, for people: `2.5.4.41 (name)`."""
+    name = oids.name(dotted)
+    return dotted if name == dotted else f"{dotted} ({name})"
 
 
 def in_domains(host: str, exact: frozenset[str], below: tuple[str, ...]) -> bool:

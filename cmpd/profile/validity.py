@@ -75,7 +75,7 @@ class ValidityPolicy:
         if self.until is not None and self.until < latest:
             latest, limit = self.until, "validity.until"
             if latest < now:
-                decision.refuse("validity.until", "validity", f"{latest:%Y-%m-%d} has passed (validity.until)")
+                decision.refuse("validity.until", "validity", f"{latest:%Y-%m-%d} has passed")
         begin, end = first, min(first + self.default - _SECOND, latest)
         if self.override:
             if not_before is not None or not_after is not None:
@@ -91,7 +91,7 @@ class ValidityPolicy:
             decision.refuse(
                 "validity.min",
                 "validity.notAfter",
-                f"less than {duration_text(self.min)} after notBefore (validity.min)",
+                f"less than {duration_text(self.min)} after notBefore",
             )
         if decision.findings is not None:
             decision.passed("validity", "validity", f"{_text(begin)} to {_text(end)}")
@@ -112,17 +112,15 @@ class ValidityPolicy:
         if end < now:
             decision.refuse("RFC 5280 §4.1.2.5", "validity.notAfter", f"{_text(end)} has passed")
         if begin > latest:
-            decision.refuse(limit, "validity.notBefore", f"is after {_text(latest)} ({limit})")
+            decision.refuse(limit, "validity.notBefore", f"is after {_text(latest)}")
         if begin < first:
             if not self.shorten:
-                decision.refuse(
-                    "validity.backdate", "validity.notBefore", f"is before {_text(first)} (validity.backdate)"
-                )
+                decision.refuse("validity.backdate", "validity.notBefore", f"is before {_text(first)}")
             begin = first
             decision.modified.append("validity.notBefore moved")
         if end > latest:
             if not self.shorten:
-                decision.refuse(limit, "validity.notAfter", f"is after {_text(latest)} ({limit})")
+                decision.refuse(limit, "validity.notAfter", f"is after {_text(latest)}")
             end = latest
             decision.modified.append("validity.notAfter moved")
         return begin, end

@@ -33,6 +33,7 @@ __all__ = [
     "check_signature",
     "is_mac",
     "mac_reference",
+    "serial_of",
 ]
 
 
@@ -63,6 +64,9 @@ class KnownSigner:
     key: PublicKey
     subject: bytes
     """DER of its subject Name."""
+    issuer: bytes
+    """DER of its issuer Name."""
+    serial: int
     path: certpath.ValidPath
     fingerprint: str
     """SHA-256 of the certificate, hexadecimal."""
@@ -70,13 +74,8 @@ class KnownSigner:
     """Its subjectKeyIdentifier."""
     label: str
 
-    @property
-    def extended_key_usage(self) -> frozenset[x509.ObjectIdentifier]:
-        """The purposes of extKeyUsage; empty when the extension is absent."""
-        try:
-            return frozenset(self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-        except x509.ExtensionNotFound:
-            return frozenset()
+    extended_key_usage: frozenset[x509.ObjectIdentifier]
+    """The purposes of extKeyUsage; empty when the extension is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class CertificateCredential:
     @property
     def id(self) -> str:
         """What a transaction is bound to."""
-        return f"cert:{self.signer.fingerprint}"
+        return f"cert:{self.signer.fingerprint}:{self.signer.serial:x}"
 
     @property
     def label(self) -> str:
@@ -101,6 +100,12 @@ class CertificateCredential:
 
 
 Credential = MacCredential | CertificateCredential
+
+
+def serial_of(credential: str) -> int | None:
+    """The serial number in the ID of a certificate credential; None for an enrollment code."""
+    kind, _, rest = credential.partition(":")
+    return int(rest.partition(":")[2], 16) if kind == "cert" else None
 
 
 def is_mac(message: asn1.PKIMessage) -> bool:
@@ -151,16 +156,19 @@ class SignerCache:
         self._size = size
         self._known: OrderedDict[bytes, KnownSigner] = OrderedDict()
 
-    def find(self, message: asn1.PKIMessage, now: datetime, grace: timedelta = _NO_GRACE) -> KnownSigner:
+    def find(
+        self, message: asn1.PKIMessage, now: datetime, grace: timedelta = _NO_GRACE, first: Sequence[bytes] = ()
+    ) -> KnownSigner:
         """The validated certificate that the message names as its signer: the first of extraCerts (RFC 9483 §3.3).
 
         Falls back to any of extraCerts that senderKID identifies: real clients mix up the order. A message without
-        extraCerts, as certConf may be, is looked up by its senderKID among the certificates seen before.
+        extraCerts, as certConf may be, is held against `first`, the certificate that began its transaction, or else is
+        looked up by its senderKID among the certificates seen before.
         A certificate that expired less than `grace` ago passes, the CA certificates above it must be valid.
         Raises BadMessageCheck or SignerNotTrusted.
         """
         kid = message.header.senderKID
-        certificates = message.extraCerts
+        certificates = message.extraCerts or first
         if not certificates:
             return self._seen(kid, now, grace)
         known = self._known.get(certificates[0])
@@ -201,10 +209,13 @@ class SignerCache:
             der=encoded,
             key=key,
             subject=subject,
+            issuer=leaf.issuer.public_bytes(),
+            serial=_serial(encoded),
             path=path,
             fingerprint=hashlib.sha256(encoded).hexdigest(),
             key_id=_key_id(leaf),
             label=asn1.name_text(subject),
+            extended_key_usage=_extended_key_usage(leaf),
         )
         self._known[encoded] = known
         if len(self._known) > self._size:
@@ -254,6 +265,19 @@ def _key_id(certificate: x509.Certificate) -> bytes | None:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         return None
+
+
+def _serial(certificate: bytes) -> int:
+    """The serialNumber, read without the library's opinion on numbers that are not positive."""
+    fields = asn1.der.children(asn1.der.children(certificate)[0])
+    return int.from_bytes(asn1.der.content(fields[1 if fields[0][0] == 0xA0 else 0], asn1.der.INTEGER), signed=True)
+
+
+def _extended_key_usage(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:
+    try:
+        return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return frozenset()
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:

@@ -53,7 +53,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             status TEXT NOT NULL,
             issuer TEXT NOT NULL,
             profile TEXT NOT NULL,
-            subject TEXT NOT NULL,
             issued_at INTEGER NOT NULL,
             not_after INTEGER NOT NULL,
             transaction_id BLOB NOT NULL,

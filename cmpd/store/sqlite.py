@@ -64,7 +64,7 @@ _TRANSACTION = (
     " confirm_by, last_request, last_reply FROM cmp_transaction WHERE transaction_id = ?"
 )
 _CERTIFICATE_COLUMNS = (
-    "c.serial, c.der, c.issuer, c.profile, c.subject, c.not_after, c.transaction_id, c.cert_req_id, c.status,"
+    "c.serial, c.der, c.issuer, c.profile, c.not_after, c.transaction_id, c.cert_req_id, c.status,"
     " c.issued_at, c.revoked_at, c.reason, c.seat"
 )
 _CERTIFICATE = f"SELECT {_CERTIFICATE_COLUMNS} FROM certificate c WHERE c.serial = ?"  # noqa: S608  constants only
@@ -85,8 +85,8 @@ _CONSUME_CODE = (
     " AND (expires IS NULL OR expires > ?) AND (uses IS NULL OR used < uses)"
 )
 _INSERT_CERTIFICATE = (
-    "INSERT INTO certificate (serial, status, issuer, profile, subject, issued_at, not_after, transaction_id,"
-    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO certificate (serial, status, issuer, profile, issued_at, not_after, transaction_id,"
+    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SAME_KEY = (
     "SELECT serial, not_after, status, reason FROM certificate WHERE substr(spki_sha256, 1, 8) = ? AND spki_sha256 = ?"
@@ -263,7 +263,7 @@ class SQLiteStore:
             for look in _looks(
                 one.profile,
                 one.seat,
-                row[11],
+                row[10],
                 subject,
                 seconds,
                 others=len(both) - 1,
@@ -271,7 +271,7 @@ class SQLiteStore:
             )
         ]
         same_key = (
-            None if len(both) < 2 else _same_key_twice([(row[11], one[1]) for row, one in zip(rows, both, strict=True)])
+            None if len(both) < 2 else _same_key_twice([(row[10], one[1]) for row, one in zip(rows, both, strict=True)])
         )
         consume = (code, seconds)
         spend = (transaction.profile, seconds // DAY, len(rows))
@@ -696,7 +696,6 @@ def _certificate_row(certificate: IssuedCertificate) -> Row:
         certificate.status.value,
         certificate.issuer,
         certificate.profile,
-        certificate.subject,
         _seconds(certificate.issued_at),
         _seconds(certificate.not_after),
         certificate.transaction_id,
@@ -730,7 +729,6 @@ def _certificate(row: Row) -> IssuedCertificate:
         der,
         issuer,
         profile,
-        subject,
         not_after,
         transaction_id,
         cert_req_id,
@@ -739,13 +737,12 @@ def _certificate(row: Row) -> IssuedCertificate:
         revoked_at,
         reason,
         seat,
-    ) = row[:13]
+    ) = row[:12]
     return IssuedCertificate(
         int.from_bytes(serial),
         der,
         issuer,
         profile,
-        subject,
         _datetime(not_after),
         transaction_id,
         cert_req_id,

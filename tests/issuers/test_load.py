@@ -102,7 +102,10 @@ def test_every_wrong_key_is_named(tmp_path: Path) -> None:
             "issuers.ca.cmp_certificate: missing; set it",
             "issuers.ca.cmp_key: missing; set it",
             "issuers.ca.key: not a path; write the path of a file",
-            'issuers.ca.crl_validity: not a duration; write a number with a unit, in quotes: "12h" or "7d"',
+            (
+                'issuers.ca.crl_validity: is not a duration such as "90s", "10m", "12h", "7d", "6mo" or "2y"; '
+                "correct the value"
+            ),
             'issuers.ca.crl_url: not a URL that clients can use; write for instance "http://pki.example.com/ca.crl"',
         ]
     )

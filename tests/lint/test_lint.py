@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -15,23 +16,14 @@ from cmpd import lint
 from cmpd.exchange import Approved, RequestedExtension
 from cmpd.issuers.local import LocalIssuer, create_ca
 from cmpd.ports import Issuer
+from cmpd.profile import ProfileConfig, rules
+from tests.lint.noted import NOTED, TLS_NOTED
 from tests.rules import requests
 from tests.rules.requests import MAIL, name, purposes, san, uri, usage, with_extension, without_extension
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 KEYS = ("P-256", "P-384", "rsa-2048")
 USAGES = ("signing", "key_management", "dual_use")
-NOTED = {
-    # subjectKeyIdentifier by RFC 7093, not by SHA-1
-    "pkix.subject_key_identifier_rfc7093_method_1_identified",
-}
-TLS_NOTED = NOTED | {
-    # both are NOT RECOMMENDED by TLS BR §7.1.2.7.6 and §7.1.4.3, and clients want them
-    "cabf.serverauth.subscriber.subject_key_identifier_extension_present",
-    "cabf.serverauth.dv.common_name_attribute_present",
-    "cabf.serverauth.iv.common_name_attribute_present",
-    "cabf.serverauth.ov.common_name_attribute_present",
-}
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +163,37 @@ async def test_faults_of_any_certificate_are_found(make_issuer: Callable[[str], 
 def test_what_is_no_certificate_is_a_fatal_finding() -> None:
     (finding,) = lint.lint(b"\x30\x03\x02\x01\x00", "pkix")
     assert finding.severity is lint.Severity.fatal
-    assert lint.complaint([finding]) == "lint: cmpd.not_a_certificate"
+    assert lint.complaint([finding]) == "lint: certificate (cmpd.not_a_certificate)"
 
 
-def test_a_complaint_names_each_code_once_and_five_at_most() -> None:
-    findings = [lint.LintFinding(lint.Severity.error, f"code.{n % 7}", "") for n in range(20)]
-    assert lint.complaint(findings) == "lint: code.0, code.1, code.2, code.3, code.4 and 2 more"
+def test_a_complaint_names_each_finding_once_and_five_at_most() -> None:
+    findings = [lint.LintFinding(lint.Severity.error, f"code.{n % 7}", "", "san.0") for n in range(20)]
+    shown = ", ".join(f"san.0 (code.{n})" for n in range(5))
+    assert lint.complaint(findings) == f"lint: {shown} and 2 more"
+    assert lint.complaint(findings[:2]) == "lint: san.0 (code.0), san.0 (code.1)"
     assert lint.complaint([lint.LintFinding(lint.Severity.warning, "code", "")]) == ""
+
+
+@pytest.mark.parametrize("size", [1, 100, 120, 200, 400])
+def test_a_complaint_is_never_long(size: int) -> None:
+    findings = [lint.LintFinding(lint.Severity.error, f"{n}{'x' * size}", "", "subject") for n in range(9)]
+    text = lint.complaint(findings)
+    assert len(text) < 500
+    assert text.count("(") + int(text.split()[-2]) == 9
+
+
+async def test_a_complaint_names_the_field(make_issuer: Callable[[str], LocalIssuer]) -> None:
+    request = requests.tls(now=NOW, days=201)
+    request = with_extension(request, san(requests.dns("intranet"), requests.email(MAIL)))
+    found = await lint.lint_preview(make_issuer("ec-p256"), request, "tls", validation_type="organization")
+    fields = {one.code: one.field for one in found if one.is_serious}
+    assert fields["cabf.serverauth.prohibited_san_type"] == "subjectAltName.1"
+    assert fields["cabf.internal_domain_name"] == "subjectAltName.0"
+    assert fields["cabf.serverauth.subscriber_common_name_unknown_source"] == "subject.x520CommonName"
+    assert fields["cabf.serverauth.certificate_validity_period_exceeds_200_days"] == "validity.notBefore"
+    text = lint.complaint(found)
+    assert "subjectAltName.1 (cabf.serverauth.prohibited_san_type)" in text
+    assert len(text) < 500
 
 
 @pytest.mark.parametrize("key_type", ["ec-p256", "ec-p521", "rsa-2048", "ed25519", "ml-dsa-44"])
@@ -243,3 +259,48 @@ def test_the_linter_is_imported_by_nobody_who_does_not_ask_for_it() -> None:
 
     script = "import sys, cmpd.lint, cmpd.responder; sys.exit('pkilint' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
+LINTED = {
+    "id": "x" * 22,
+    "issuer": "local",
+    "lint": "warn",
+    "public_trust": "tls",
+    "certificate_type": {"validation_type": "domain"},
+}
+PUBLIC = ("http://crl.example.com/ca.crl", "http://ca.example.com/ca.cer")
+
+
+@pytest.mark.parametrize(
+    ("changes", "urls", "words"),
+    [
+        ({}, PUBLIC, []),
+        ({}, ("", PUBLIC[1]), []),
+        ({}, (PUBLIC[0], ""), ["ca_issuers_url"]),
+        ({}, ("http://127.0.0.1:8829/crl/local.crl", ""), ["crl_url", "ca_issuers_url"]),
+        ({}, ("http://192.0.2.7/ca.crl", PUBLIC[1]), ["crl_url"]),
+        ({}, ("http://[::1]/ca.crl", PUBLIC[1]), ["crl_url"]),
+        ({}, ("http://localhost/ca.crl", PUBLIC[1]), ["crl_url"]),
+        ({}, ("http://pki.local/ca.crl", PUBLIC[1]), ["crl_url"]),
+        ({"lint": "off"}, ("http://127.0.0.1/ca.crl", ""), []),
+        ({"public_trust": None}, ("http://127.0.0.1/ca.crl", ""), []),
+        (
+            {
+                "extensions": {
+                    "crl_distribution_points": [PUBLIC[0]],
+                    "authority_information_access": {"ca_issuers": [PUBLIC[1]]},
+                }
+            },
+            ("http://127.0.0.1/ca.crl", ""),
+            [],
+        ),
+    ],
+)
+def test_urls_that_the_linter_will_not_like_are_noticed(
+    changes: dict[str, Any], urls: tuple[str, str], words: list[str]
+) -> None:
+    notices = rules.url_notices(ProfileConfig.model_validate(LINTED | changes), *urls)
+    assert len(notices) == len(words)
+    for notice, word in zip(notices, words, strict=True):
+        assert notice.startswith("lint: 'warn' ")
+        assert f"set {word} of the issuer 'local'" in notice

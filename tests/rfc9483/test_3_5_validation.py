@@ -29,17 +29,17 @@ async def refused(
 @pytest.mark.parametrize("pvno", [0, 1, 4, 99])
 async def test_pvno_must_be_2_or_3(world: World, pvno: int) -> None:
     ee = await world.code()
-    await refused(world, ee, ee.ir(header={"pvno": pvno}), "unsupportedVersion", protected=False)
+    await refused(world, ee, ee.ir(header={"pvno": pvno}), "unsupportedVersion")
 
 
 async def test_transaction_id_must_be_present(world: World) -> None:
     ee = await world.code()
-    await refused(world, ee, ee.ir(header={"transaction_id": None}), "badDataFormat", protected=False)
+    await refused(world, ee, ee.ir(header={"transaction_id": None}), "badDataFormat")
 
 
 async def test_transaction_id_must_not_be_huge(world: World) -> None:
     ee = await world.code()
-    await refused(world, ee, ee.ir(header={"transaction_id": bytes(65)}), "badDataFormat", protected=False)
+    await refused(world, ee, ee.ir(header={"transaction_id": bytes(65)}), "badDataFormat")
 
 
 _B = BodyType

@@ -11,7 +11,7 @@ import pytest
 from cmpd.errors import CMPError
 from cmpd.exchange import Approved, CertificateRequest, Finding
 from cmpd.profile import Profile, ProfileError
-from tests.profile_cases import ID, KEYS, NOW, name, request
+from tests.profile_cases import ID, KEYS, NOW, name, request, rule_of
 
 ORGANIZATION = {"name": "Example GmbH", "identifier": "NTRDE-HRB123456"}
 SERVER, CLIENT, EMAIL_PROTECTION = "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2", "1.3.6.1.5.5.7.3.4"
@@ -61,6 +61,7 @@ def refused(profile: Profile, asked: CertificateRequest, *words: str, now: datet
     assert text.isprintable()
     first = next(one for one in profile.explain(asked, transaction_id=b"t" * 16, now=now) if not one.ok)
     assert first.text == text
+    assert rule_of(text) == first.rule
     return first
 
 

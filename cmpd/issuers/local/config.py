@@ -19,9 +19,9 @@ from cmpd.asn1 import der, oids
 from cmpd.issuers import IssuerConfigError
 from cmpd.issuers.local.authority import key_identifier
 from cmpd.issuers.local.keys import CAKey, Signer, spki
+from cmpd.profile import parse_duration
 
 _CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
-_UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 
 
 def _path(text: object, info: ValidationInfo) -> Path:
@@ -41,15 +41,6 @@ def _path(text: object, info: ValidationInfo) -> Path:
         raise ValueError(f"only {_CREDENTIALS} at the beginning is expanded; write the path out")
     base: Path = (info.context or {}).get("base", Path())
     return base / Path(text).expanduser()
-
-
-def _duration(text: object) -> timedelta:
-    if isinstance(text, timedelta):
-        return text
-    match = re.fullmatch(r"([0-9]{1,6})([mhdy])", text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError('not a duration; write a number with a unit, in quotes: "12h" or "7d"')
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
 def _url(url: str) -> str:
@@ -90,7 +81,7 @@ class LocalIssuerConfig(BaseModel):
     """PEM file with the private key of `cmp_certificate`, PKCS #8, encrypted."""
     crl_validity: Annotated[
         timedelta,
-        BeforeValidator(_duration),
+        BeforeValidator(parse_duration),
         Field(ge=timedelta(minutes=10), le=timedelta(days=366)),
     ] = timedelta(days=7)
     """From a CRL's thisUpdate to its nextUpdate; a new one is made after half of it."""

@@ -9,12 +9,14 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cmpd.asn1 import der
 from cmpd.exchange import Approved
 from cmpd.issuers import validate
 from cmpd.issuers.local.authority import Authority, UnissuableError, Unsigned
 from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
 from cmpd.issuers.local.keys import Signer, another
 from cmpd.ports import Entropy, Issued, IssuerFailure, Store, StoreUnavailable
+from cmpd.profile.config import SIGNATURE_ALGORITHMS
 
 _NOTICE = timedelta(days=30)
 """How long before an end `LocalIssuer.notices` speaks of it."""
@@ -69,6 +71,10 @@ class LocalIssuer:
             ca_issuers_url=config.ca_issuers_url,
         )
         self._signer = self._authority.signer
+        self.signature_algorithms = tuple(
+            algorithm for algorithm, oid in SIGNATURE_ALGORITHMS.items() if der.oid(oid) in self._signer.algorithm
+        )
+        """What it signs certificates with, in the words of profiles."""
         self._ca_key = ca.key
         self._throw_away: Signer | None = None
         self._crl = b""

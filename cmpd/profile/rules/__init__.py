@@ -23,10 +23,21 @@ from cmpd.profile.rules.data import (
     max_validity,
     rules,
 )
-from cmpd.profile.rules.profile import check_profile, notices
+from cmpd.profile.rules.profile import check_profile, notices, url_notices
 from cmpd.profile.rules.request import Test, prepare
 
-__all__ = ["Kind", "Rule", "changes", "check", "check_profile", "max_validity", "notices", "refusal", "rules"]
+__all__ = [
+    "Kind",
+    "Rule",
+    "changes",
+    "check",
+    "check_profile",
+    "max_validity",
+    "notices",
+    "refusal",
+    "rules",
+    "url_notices",
+]
 
 
 @dataclass(frozen=True, slots=True)

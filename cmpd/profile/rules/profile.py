@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cmpd.profile.config import EXTENDED_KEY_USAGES, AttributeConfig, ProfileConfig, SanTypeConfig
 from cmpd.profile.rules import request
 from cmpd.profile.rules.certificate import EXTENSION_OIDS, FAMILIES
 from cmpd.profile.rules.data import USAGES, VALIDATION_TYPES, Rule, changes, countries, rules
+from cmpd.profile.rules.public_dns import is_internal
 
 _Faults = Iterator[tuple[str, str]]
 """A key of the profile, and what is wrong with it."""
@@ -55,6 +57,29 @@ def notices(config: ProfileConfig, today: date, ahead: timedelta = timedelta(day
             later = [fault for fault in check_profile(config, day) if fault not in now]
             now.update(later)
             found.extend(f"from {day:%Y-%m-%d} on: {fault}" for fault in later)
+    return found
+
+
+def url_notices(config: ProfileConfig, crl_url: str, ca_issuers_url: str) -> list[str]:
+    """What the linter will say of the URLs that an issuer puts into certificates, one line each without the file.
+
+    Empty for a profile that is not linted under rules of public trust, or that has URLs of its own.
+    """
+    if config.lint == "off" or config.public_trust is None:
+        return []
+    found: list[str] = []
+    extensions, finds = config.extensions, f"lint: {config.lint!r} will find that"
+    host = urlsplit(crl_url).hostname or ""
+    if host and not extensions.crl_distribution_points and is_internal(host):
+        found.append(
+            f"{finds} the CRL's URL, {crl_url}, has no public name; set crl_url of the issuer {config.issuer!r},"
+            " or extensions.crl_distribution_points"
+        )
+    if not ca_issuers_url and not extensions.authority_information_access.ca_issuers:
+        found.append(
+            f"{finds} the URL of the CA certificate is missing; set ca_issuers_url of the issuer {config.issuer!r},"
+            " or extensions.authority_information_access.ca_issuers"
+        )
     return found
 
 

@@ -327,7 +327,7 @@ def _mail_san_types(rule: Rule) -> Test:
         for mailbox, tag in found.mailboxes.items():
             fault = (syntax.email_fault if tag == RFC822_NAME else syntax.smtp_utf8_fault)(mailbox)
             if fault:
-                return f"{quote(mailbox)} {fault}"
+                return f"{quote(mailbox)} {fault.text}"
         return None
 
     return test
@@ -492,7 +492,7 @@ def _tls_dns_syntax(_rule: Rule) -> Test:
         for name in found.names(DNS_NAME):
             fault = syntax.dns_fault(name, wildcard=True)
             if fault:
-                return f"{quote(name)} {fault}"
+                return f"{quote(name)} {fault.text}"
         return None
 
     return test

@@ -1,0 +1,162 @@
+"""What ir, cr, p10cr and kur have in common: from a request with its POP to a certificate (RFC 9483 §4.1, §5.1.1).
+
+    POP ─► who may ask for whom ─► Profile.approve ─► what the store knows ─► issuer.issue ─► the answer ─► store.issued
+
+Everything up to the approval is decided before anything is issued. The certificate, the transaction's state and the
+exact answer become durable in one commit before the answer leaves; whether a key, a seat or a budget is still free is
+decided in that commit.
+
+    operation   what a handler works with           requests   reading what is asked for
+    identity    who may ask for whom                issuing    from an approved request to a certificate
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cmpd import reply
+from cmpd.asn1 import BodyType
+from cmpd.enrollment.identity import is_authorised_ra, same_identity, updated_identity
+from cmpd.enrollment.issuing import issue, lint, look_ahead, record, refusal
+from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm, Refine, Wanted, digest
+from cmpd.enrollment.requests import crmf_requests, p10cr_request
+from cmpd.errors import CMPError
+from cmpd.exchange import IssuedCertificate, RevocationReason, TransactionState
+from cmpd.ports import Conditions, Revocation, Unmet
+from cmpd.protection import MacCredential
+
+__all__ = [
+    "OpenTransaction",
+    "Operation",
+    "Realm",
+    "Wanted",
+    "conclude",
+    "crmf_requests",
+    "digest",
+    "enroll",
+    "is_authorised_ra",
+    "p10cr_request",
+    "same_identity",
+    "updated_identity",
+]
+
+
+async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine) -> bytes:
+    """Decide, issue, record and answer (RFC 9483 §4.1.1, §5.1.1). Raises CMPError when nothing is granted."""
+    decided: list[tuple[int, Decided | CMPError]] = []
+    looks_ahead = operation.realm.looks_ahead or len(wanted) > 1
+    for one in wanted:
+        try:
+            accepted = await _decide(operation, one, refine)
+            if looks_ahead:
+                await look_ahead(operation, accepted, sum(isinstance(other, Decided) for _, other in decided))
+            if accepted.approved.lint != "off":
+                await lint(operation, accepted.approved)
+            decided.append((one.request.cert_req_id, accepted))
+        except CMPError as exc:
+            if len(wanted) == 1:
+                raise
+            decided.append((one.request.cert_req_id, exc))
+    responses: list[bytes] = []
+    certificates: list[IssuedCertificate] = []
+    conditions: list[Conditions] = []
+    implicit = operation.realm.profile.implicit_confirm and reply.asks_implicit_confirm(
+        operation.received.message.header
+    )
+    changed = False
+    for cert_req_id, one_decided in decided:
+        if isinstance(one_decided, CMPError):
+            responses.append(reply.cert_response(cert_req_id, reply.rejection(one_decided)))
+            continue
+        approved = one_decided.approved
+        issued = await issue(operation.realm.issuer, approved)
+        certificates.append(record(operation, approved, issued, implicit=implicit))
+        conditions.append(one_decided.conditions)
+        modified = approved.modified
+        if issued.not_after < approved.not_after:
+            modified = (*modified, f"validity: cut at the end of the issuing CA, {issued.not_after:%Y-%m-%dT%H:%M:%SZ}")
+        changed = changed or bool(modified)
+        responses.append(reply.cert_response(cert_req_id, reply.granted(modified), issued.der))
+    answer = await _hand_out(operation, responses, certificates, conditions, implicit=implicit)
+    refusals = [one for _, one in decided if isinstance(one, CMPError)]
+    exchange = operation.exchange
+    if refusals:
+        exchange.fail_info, exchange.reason = refusals[0].fail_info.name, str(refusals[0])
+    exchange.outcome = "rejection" if not certificates else "grantedWithMods" if changed else "accepted"
+    return answer
+
+
+async def _hand_out(
+    operation: Operation,
+    responses: Sequence[bytes],
+    certificates: Sequence[IssuedCertificate],
+    conditions: Sequence[Conditions],
+    *,
+    implicit: bool,
+) -> bytes:
+    profile, now = operation.realm.profile, operation.now
+    body_type = operation.received.message.body_type
+    confirm_by = None
+    if not certificates:
+        info, state = b"", TransactionState.refused
+    elif implicit:
+        info, state = reply.implicit_confirm(), TransactionState.confirmed
+    else:
+        confirm_by = (now + profile.confirm_wait).replace(microsecond=0)
+        info, state = reply.confirm_wait_time(confirm_by), TransactionState.unconfirmed
+    # caPubs: only in an ip, and only when a shared secret lets the EE trust what it has not seen before (RFC 9483 §4.1)
+    ca_pubs: tuple[bytes, ...] = ()
+    if certificates and body_type is BodyType.ir and isinstance(operation.credential, MacCredential):
+        ca_pubs = operation.realm.chain[-1:]
+    answer = operation.replier.message(
+        reply.cert_rep(reply.RESPONSE_OF[body_type], responses, ca_pubs),
+        general_info=info,
+        extra_certs=operation.realm.handed_chain if certificates else (),
+    )
+    code = operation.credential.code.id if certificates and isinstance(operation.credential, MacCredential) else None
+    transaction = operation.transaction(state, answer, confirm_by=confirm_by)
+    try:
+        await operation.store.issued(transaction, certificates, code=code, now=now, conditions=conditions)
+    except Unmet as unmet:
+        raise refusal(unmet, operation.realm.conditions) from unmet
+    if state is TransactionState.unconfirmed:
+        ordered = tuple(sorted(certificates, key=lambda one: one.cert_req_id))
+        known = operation.credential.code if isinstance(operation.credential, MacCredential) else None
+        operation.opened = OpenTransaction(transaction, ordered, known)
+    operation.exchange.serial = ",".join(f"{certificate.serial:x}" for certificate in certificates)
+    operation.exchange.seat = ",".join(certificate.seat for certificate in certificates if certificate.seat)
+    return answer
+
+
+async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]) -> bytes:
+    """End a transaction after its certConf: confirm, revoke and keep the pkiconf in one commit (RFC 9483 §5.1.2).
+
+    Raises `TransactionMoved`.
+    """
+    state = TransactionState.confirmed if confirmed else TransactionState.rejected
+    answer = operation.replier.pkiconf()
+    await operation.store.advance(
+        operation.received.transaction_id,
+        seen=TransactionState.unconfirmed,
+        state=state,
+        nonce=operation.replier.nonce,
+        request=operation.digest,
+        reply=answer,
+        confirmed=confirmed,
+        revoked=[Revocation(one.serial, RevocationReason.unspecified, operation.now) for one in rejected],
+    )
+    operation.exchange.outcome = state.value
+    operation.exchange.serial = ",".join(f"{serial:x}" for serial in [*confirmed, *(one.serial for one in rejected)])
+    return answer
+
+
+async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Decided:
+    one.check_pop()
+    one = await refine(operation, one)
+    operation.decided = one.request
+    approved = operation.realm.profile.approve(
+        one.request, transaction_id=operation.received.transaction_id, now=operation.now
+    )
+    conditions = operation.realm.conditions
+    if one.updates is not None or one.keeps_key:
+        conditions = replace(conditions, new_key=conditions.new_key and not one.keeps_key, updates=one.updates)
+    return Decided(approved, conditions)

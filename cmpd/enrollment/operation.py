@@ -1,0 +1,170 @@
+"""What a handler works with: the message, who sent it, and the profile with all that serving it needs."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cmpd.enrollment.certificate import tbs
+from cmpd.exchange import (
+    Approved,
+    CertificateRequest,
+    EnrollmentCode,
+    Exchange,
+    IssuedCertificate,
+    Transaction,
+    TransactionState,
+)
+from cmpd.limits import Limits
+from cmpd.ports import (
+    Conditions,
+    Issuer,
+    OutsideEffects,
+    Store,
+)
+from cmpd.profile import Profile
+from cmpd.protection import Credential, SignerCache
+from cmpd.reply import Identity, Replier
+from cmpd.validation import Received
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """A profile with everything that serving it needs, made once at start or reload."""
+
+    profile: Profile
+    issuer: Issuer
+    chain: tuple[bytes, ...]
+    """CA certificates above what is issued, DER, issuing CA first, root last."""
+    identity: Identity
+    """What our answers to signed requests are signed with."""
+    signers: SignerCache
+    """Who may sign requests: the profile's trust anchors and our own CA."""
+    ra_signers: SignerCache | None
+    """RA certificates that may vouch for others."""
+    conditions: Conditions
+    """What the profile asks of the store for every certificate."""
+    looks_ahead: bool
+    """Whether the store is asked before the issuer, and not in the commit alone.
+
+    A key that is in use is rare, and a certificate of ours that nobody got to see costs a signature only.
+    """
+    handed_chain: tuple[bytes, ...]
+    """The chain as it goes into extraCerts: without the root (RFC 9483 §3.3)."""
+    issuing_name: bytes
+    """Subject of the issuing CA, DER."""
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        issuer: Issuer,
+        chain: tuple[bytes, ...],
+        identity: Identity,
+        signers: SignerCache,
+        ra_signers: SignerCache | None,
+    ) -> "Realm":
+        """Work out what does not depend on a request."""
+        conditions = Conditions(
+            new_key=not profile.same_key_elsewhere,
+            alone_in_seat=not profile.duplicates,
+            per_seat=profile.budget_per_seat,
+            per_day=profile.budget_per_day,
+        )
+        looks_ahead = (
+            conditions.alone_in_seat
+            or conditions.per_seat is not None
+            or conditions.per_day is not None
+            or isinstance(issuer, OutsideEffects)
+        )
+        handed = chain[:-1] if len(chain) > 1 else chain
+        issuing_name = tbs(chain[0])[4]
+        return cls(profile, issuer, chain, identity, signers, ra_signers, conditions, looks_ahead, handed, issuing_name)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that waits for its certConf, in memory, so that the usual next message asks the store nothing.
+
+    The store has the last word: it moves a transaction only from the state that is expected.
+    """
+
+    transaction: Transaction
+    certificates: tuple[IssuedCertificate, ...]
+    code: EnrollmentCode | None
+
+
+@dataclass(slots=True)
+class Operation:
+    """An authenticated and authorised message with all that its handler works with."""
+
+    received: Received
+    credential: Credential
+    body: object
+    """The decoded body."""
+    digest: bytes
+    """SHA-256 of the message as received."""
+    realm: Realm
+    store: Store
+    limits: Limits
+    now: datetime
+    replier: Replier
+    exchange: Exchange
+    issued: tuple[IssuedCertificate, ...] | None = None
+    """The certificates that the message confirms or rejects, when they are still in memory."""
+    decided: CertificateRequest | None = None
+    """The request that the profile has decided last, in the form it was decided."""
+    opened: "OpenTransaction | None" = None
+    """What its handler leaves behind for the message that is to follow."""
+
+    async def certificates(self) -> tuple[IssuedCertificate, ...]:
+        """The certificates of the transaction that the message continues, in the order of their certReqId."""
+        if self.issued is not None:
+            return self.issued
+        return await self.store.certificates_of(self.received.transaction_id)
+
+    def transaction(self, state: TransactionState, answer: bytes, *, confirm_by: datetime | None = None) -> Transaction:
+        """The record of a transaction that this message begins."""
+        return Transaction(
+            transaction_id=self.received.transaction_id,
+            profile=self.realm.profile.name,
+            operation=self.received.message.body_type.name,
+            credential=self.credential.id,
+            state=state,
+            nonce=self.replier.nonce,
+            first_request=self.digest,
+            first_reply=answer,
+            created=self.now,
+            confirm_by=confirm_by,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request of a message, its syntax read, nothing decided."""
+
+    request: CertificateRequest
+    check_pop: Callable[[], None]
+    old_certificate: tuple[bytes, int] | None = None
+    """oldCertID: issuer (GeneralName DER) and serial number."""
+    updates: int | None = None
+    """Serial number of the certificate of ours that it updates."""
+    keeps_key: bool = False
+    """Its key is that of the certificate which it updates, and the profile allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A request that is granted, if the store has nothing against it."""
+
+    approved: Approved
+    conditions: Conditions
+
+
+Refine = Callable[[Operation, Wanted], Awaitable[Wanted]]
+"""What an operation adds to a request before it is decided, e.g. kur: the names of the certificate it updates."""
+
+
+def digest(message: bytes) -> bytes:
+    """SHA-256 of a message as received: what tells a retransmission from another request."""
+    return hashlib.sha256(message).digest()
