@@ -13,6 +13,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -99,12 +101,40 @@ class _RecordHandler(logging.Handler):
         self._log.log(record.levelno, record.getMessage()[:SHOWN], logger=record.name, **extra)
 
 
+@dataclass(slots=True)
+class _Form:
+    """How the process logs at present; structlog's own configuration is one for the process too."""
+
+    direct: bool = False
+    """Records of exchanges are written as JSON without structlog's chain, which took half of what a record costs."""
+
+
+_form = _Form()
+_STANDARD_ERROR = _StandardError()
+_string = json.encoder.encode_basestring_ascii
+
+
+def _line(exchange: Exchange) -> str:
+    """The same record that structlog's chain would write at level info."""
+    parts = []
+    for name in _FIELDS:
+        value = getattr(exchange, name)
+        if value is True:
+            parts.append(f'"{name}": true, ')
+        elif value:
+            parts.append(f'"{name}": {_string(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")}, ')
+    now = datetime.now(UTC).isoformat().removesuffix("+00:00")
+    ms = round(exchange.ms, 2)
+    return f'{{{"".join(parts)}"ms": {ms}, "event": "exchange", "level": "info", "timestamp": "{now}Z"}}'
+
+
 def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLogger:
     """Direct all records of the process to standard error and return its logger.
 
     `form` is "json", "console", or "auto": JSON unless standard error is a terminal that is not systemd's.
     """
     console = form == "console" or (form == "auto" and "JOURNAL_STREAM" not in os.environ and sys.stderr.isatty())
+    _form.direct = not console and _LEVELS[level] <= logging.INFO
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -118,7 +148,7 @@ def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLog
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: _StandardError(),
+        logger_factory=lambda *_: _STANDARD_ERROR,
         cache_logger_on_first_use=False,
     )
     log: FilteringBoundLogger = structlog.get_logger().bind()
@@ -135,6 +165,9 @@ def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLog
 
 def record(log: FilteringBoundLogger, exchange: Exchange) -> None:
     """Write the record of one exchange; empty fields are left out."""
+    if _form.direct and not exchange.exception and exchange.fail_info not in _OURS:
+        _STANDARD_ERROR.msg(_line(exchange))
+        return
     fields: dict[str, Any] = {}
     for name in _FIELDS:
         value = getattr(exchange, name)

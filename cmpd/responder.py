@@ -20,6 +20,7 @@ from cryptography import x509
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
 from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, is_authorised_ra
+from cmpd.enrollment.certificate import serial
 from cmpd.errors import (
     BadDataFormat,
     BadMessageCheck,
@@ -39,6 +40,7 @@ from cmpd.exchange import (
     EnrollmentCode,
     Exchange,
     Finding,
+    IssuedCertificate,
     Refusal,
     Transaction,
     TransactionState,
@@ -464,15 +466,17 @@ class _Conversation:
         self, message: asn1.PKIMessage, realm: Realm, grace: timedelta
     ) -> CertificateCredential:
         """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
-        try:
-            known = realm.signers.find(message, self._now, grace, await self._first_signer(message))
-        except CMPError:
-            ra_signer = self._ra_signer(message, realm)
-            if ra_signer is None:
-                raise
-            known = ra_signer
+        ours = await self._ours(message)
+        known = None if ours is None else realm.signers.adopt(ours.der, message.header.senderKID, self._now, grace)
+        if known is None:
+            try:
+                known = realm.signers.find(message, self._now, grace, () if ours is None else (ours.der,))
+            except CMPError:
+                known = self._ra_signer(message, realm)
+                if known is None:
+                    raise
         realm.signers.check(message, known)
-        issued = await self._store.certificate(known.serial)
+        issued = ours if ours is not None and ours.der == known.der else await self._store.certificate(known.serial)
         if issued is not None and issued.der != known.der:
             issued = None
         if issued is None and self._now > known.path.not_after:
@@ -485,13 +489,20 @@ class _Conversation:
             is_ra = ra_signer is not None and ra_signer.fingerprint == known.fingerprint
         return CertificateCredential(known, issued, is_ra)
 
-    async def _first_signer(self, message: asn1.PKIMessage) -> tuple[bytes, ...]:
-        """The certificate of ours that began the transaction, for a certConf that leaves it out (RFC 9483 §4.1.1)."""
-        if self._transaction is None or message.extraCerts:
-            return ()
-        serial = serial_of(self._transaction.credential)
-        issued = None if serial is None else await self._store.certificate(serial)
-        return () if issued is None else (issued.der,)
+    async def _ours(self, message: asn1.PKIMessage) -> IssuedCertificate | None:
+        """The certificate of ours that signs: the first of extraCerts, or the one that began the transaction.
+
+        A certConf may leave it out (RFC 9483 §4.1.1).
+        """
+        if message.extraCerts:
+            candidate = message.extraCerts[0]
+            try:
+                issued = await self._store.certificate(serial(candidate))
+            except asn1.MalformedError:
+                return None
+            return issued if issued is not None and issued.der == candidate else None
+        number = None if self._transaction is None else serial_of(self._transaction.credential)
+        return None if number is None else await self._store.certificate(number)
 
     def _ra_signer(self, message: asn1.PKIMessage, realm: Realm) -> KnownSigner | None:
         """Find an RA: it has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""

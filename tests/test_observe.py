@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from cmpd import observe
 from cmpd.exchange import Exchange
 from cmpd.observe import SHOWN, Metrics, escape, record, set_up_logging
 
@@ -269,3 +270,18 @@ def test_what_the_linter_has_said_is_counted() -> None:
     found = samples(metrics)
     assert found["cmpd_linted_total", labels(profile="device")] == 2
     assert found["cmpd_linted_total", labels(profile="")] == 1
+
+
+def test_the_short_way_writes_what_structlog_would(capfd: pytest.CaptureFixture[str]) -> None:
+    """Records of exchanges take a way of their own to the same line."""
+    log = set_up_logging("json")
+    hostile = exchange(reason='a "quoted"\n\u202etext', credential="code:Gerät", serial="0a" * 400, normalised=True)
+    lines = []
+    for direct in (True, False):
+        observe._form.direct = direct
+        record(log, hostile)
+        line = json.loads(capfd.readouterr().err)
+        assert line.pop("timestamp").endswith("Z")
+        lines.append(line)
+    assert lines[0] == lines[1]
+    assert list(lines[0]) == list(lines[1])

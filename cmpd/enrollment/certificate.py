@@ -1,5 +1,7 @@
 """What is read of a certificate (DER) without loading it as an object (RFC 5280 §4.1)."""
 
+from functools import lru_cache
+
 from cmpd import asn1
 from cmpd.asn1 import der
 from cmpd.asn1.compare import same_name
@@ -13,10 +15,22 @@ def is_named(certificate: bytes, cert_id: tuple[bytes, int]) -> bool:
     return issuer is not None and _integer(fields[0]) == cert_id[1] and same_name(issuer, fields[2])
 
 
-def tbs(certificate: bytes) -> list[bytes]:
-    """The fields of TBSCertificate from serialNumber on (RFC 5280 §4.1)."""
-    fields = der.children(der.children(certificate)[0])
-    return fields[1:] if fields[0][0] == 0xA0 else fields
+@lru_cache(maxsize=64)
+def tbs(certificate: bytes) -> tuple[bytes, ...]:
+    """The fields of TBSCertificate from serialNumber on (RFC 5280 §4.1). Raises MalformedError."""
+    fields = der.children(b"".join(der.children(certificate)[:1]))
+    if len(fields) < LEAST_FIELDS:
+        raise der.MalformedError("certificate: fields are missing")
+    return tuple(fields[1:] if fields[0][0] == 0xA0 else fields)
+
+
+LEAST_FIELDS = 6
+"""serialNumber, signature, issuer, validity, subject and subjectPublicKeyInfo."""
+
+
+def serial(certificate: bytes) -> int:
+    """The serialNumber. Raises MalformedError."""
+    return _integer(tbs(certificate)[0])
 
 
 def _integer(field: bytes) -> int:

@@ -202,7 +202,35 @@ class SignerCache:
         path = certpath.validate(
             leaf, readable, self._anchors, self._limits, now, allow_sha1=self._allow_sha1, grace=grace
         )
-        encoded = leaf.public_bytes(Encoding.DER)
+        return self._remember(leaf, leaf.public_bytes(Encoding.DER), key, path)
+
+    def adopt(self, issued: bytes, kid: bytes | None, now: datetime, grace: timedelta) -> KnownSigner | None:
+        """A certificate that the store has as one of ours: the octets are those that our CA, the first anchor, signed.
+
+        So no signature is verified again. None when there is anything about it that `find` must look into.
+        """
+        known = self._known.get(issued)
+        if known is None:
+            ca, leaf = self._anchors[0], certpath.load(issued)
+            if leaf.issuer.public_bytes() != ca.subject.public_bytes() or not _may_sign(leaf):
+                return None
+            path = certpath.ValidPath(
+                (leaf, ca),
+                max(leaf.not_valid_before_utc, ca.not_valid_before_utc),
+                min(leaf.not_valid_after_utc, ca.not_valid_after_utc),
+                ca.not_valid_after_utc,
+            )
+            if not path.good_at(now, grace):
+                return None
+            known = self._remember(leaf, issued, signature.accept_public_key(_public_key(leaf), self._limits), path)
+        if known.path.good_at(now, grace) and (kid is None or known.key_id is None or known.key_id == kid):
+            self._known.move_to_end(issued)
+            return known
+        return None
+
+    def _remember(
+        self, leaf: x509.Certificate, encoded: bytes, key: PublicKey, path: certpath.ValidPath
+    ) -> KnownSigner:
         subject = leaf.subject.public_bytes()
         known = KnownSigner(
             certificate=leaf,

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID
 
+from cmpd import asn1
 from cmpd.asn1 import der
 from cmpd.errors import BadAlg, SignerNotTrusted
 from cmpd.limits import Limits
@@ -83,12 +84,16 @@ def load(data: bytes) -> x509.Certificate:
             certificate = x509.load_der_x509_certificate(data)
             for name in (certificate.subject, certificate.issuer):
                 name.public_bytes()
-                name.rfc4514_string()
             _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except _UNREADABLE as exc:
         raise ValueError(f"the certificate cannot be read: {exc}") from exc
     _check_outside(data)
     return certificate
+
+
+def _name(certificate: x509.Certificate) -> str:
+    """The subject, for the log."""
+    return asn1.name_text(certificate.subject.public_bytes())
 
 
 def _check_outside(certificate: bytes) -> None:
@@ -179,7 +184,7 @@ class _Search:
                     continue
                 problem = self._problem(candidate) or self._ca_problem(candidate, _intermediates(path))
                 if problem is None and not self._signed(last, candidate):
-                    problem = f"the signature of {last.subject.rfc4514_string()} does not verify"
+                    problem = f"the signature of {_name(last)} does not verify"
                 if problem is not None:
                     self.problems.append(problem)
                     continue
@@ -190,35 +195,33 @@ class _Search:
         return None
 
     def _problem(self, certificate: x509.Certificate, grace: timedelta = _NO_GRACE) -> str | None:
-        name = certificate.subject.rfc4514_string()
         if self._now < certificate.not_valid_before_utc:
-            return f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
+            return f"{_name(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
         if self._now - grace > certificate.not_valid_after_utc:
-            return f"{name} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+            return f"{_name(certificate)} expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
         for extension in certificate.extensions:
             if extension.oid == ExtensionOID.NAME_CONSTRAINTS:
-                return f"{name} has name constraints, which are not supported"
+                return f"{_name(certificate)} has name constraints, which are not supported"
             if extension.critical and extension.oid not in _UNDERSTOOD:
-                return f"{name} has the unknown critical extension {extension.oid.dotted_string}"
+                return f"{_name(certificate)} has the unknown critical extension {extension.oid.dotted_string}"
         return None
 
     def _ca_problem(self, certificate: x509.Certificate, below: int) -> str | None:
         """RFC 5280 §6.1.4 (k)(l)(m)(n): a CA, allowed to sign certificates, with `below` CAs under it."""
-        name = certificate.subject.rfc4514_string()
         extensions = certificate.extensions
         try:
             constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         except x509.ExtensionNotFound:
-            return f"{name} is not a CA certificate"
+            return f"{_name(certificate)} is not a CA certificate"
         if not constraints.ca:
-            return f"{name} is not a CA certificate"
+            return f"{_name(certificate)} is not a CA certificate"
         if constraints.path_length is not None and below > constraints.path_length:
-            return f"the path is longer than the pathLenConstraint of {name}"
+            return f"the path is longer than the pathLenConstraint of {_name(certificate)}"
         try:
             usage = extensions.get_extension_for_class(x509.KeyUsage).value
         except x509.ExtensionNotFound:
             return None
-        return None if usage.key_cert_sign else f"{name} may not sign certificates (keyCertSign)"
+        return None if usage.key_cert_sign else f"{_name(certificate)} may not sign certificates (keyCertSign)"
 
     def _signed(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         if self._signatures >= MAX_SIGNATURES:
