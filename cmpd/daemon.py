@@ -27,10 +27,12 @@ from typing import Any, cast
 from urllib.parse import parse_qs
 
 import sdnotify
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from cmpd import issuers
+from cmpd.asn1 import common_name, name_text
 from cmpd.exchange import Exchange, Refusal
 from cmpd.http_transfer import Answer, CMPTransfer, Listener, Request, Service, segments, server_tls, text
 from cmpd.issuers import IssuerConfigError
@@ -186,6 +188,25 @@ async def _prepare(responder: Responder, loaded: Loaded) -> None:
         await responder.prepare()
     except (IssuerUnavailable, IssuerFailure) as error:
         raise SettingsError([f"{loaded.settings.path}: issuers: {error}"]) from error
+    faults = [fault for profile in loaded.profiles.values() if (fault := await _other_ca(profile, loaded)) is not None]
+    if faults:
+        raise SettingsError(faults)
+
+
+async def _other_ca(profile: Profile, loaded: Loaded) -> str | None:
+    """Say when the profile names a CA (issuer_ca) that is not the one which its issuer issues from."""
+    if profile.issuer_ca is None:
+        return None
+    chain = await loaded.issuers[profile.issuer].chain()
+    subject = x509.load_der_x509_certificate(chain[0]).subject.public_bytes()
+    known = {name_text(subject), common_name(subject)}
+    if profile.issuer_ca in known:
+        return None
+    file = loaded.settings.profiles.directory / f"{profile.name}.toml"
+    return (
+        f"{file}: issuer_ca: {profile.issuer_ca!r} is not the CA of [issuers.{profile.issuer}], which is "
+        f"{name_text(subject)!r}; correct or leave out the key"
+    )
 
 
 def check(path: Path) -> Loaded:

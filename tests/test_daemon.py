@@ -716,3 +716,16 @@ def test_systemd_accepts_the_unit_file() -> None:
         ["systemd-analyze", "verify", "--man=no", str(UNIT)], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_profile_that_names_another_ca_than_its_issuers(config: Path) -> None:
+    """issuer_ca is held against the issuer at start, check and reload: a certificate of another CA is no surprise."""
+    file = config.parent / "profiles" / "device.toml"
+    written = file.read_text()
+    file.write_text(f'issuer_ca = "Elsewhere CA"\n{written}')
+    (fault,) = faults_of(config)
+    assert "device.toml: issuer_ca: 'Elsewhere CA' is not the CA of [issuers.local]" in fault
+    (issuing,) = x509.load_pem_x509_certificates((config.parent / "ca" / "issuing.pem").read_bytes())
+    (name,) = issuing.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    file.write_text(f'issuer_ca = "{name.value!s}"\n{written}')
+    assert daemon.check(config).profiles["device"].issuer_ca == name.value

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -82,12 +83,15 @@ def profiles(path: Path, *, json: bool) -> None:
     with faults():
         settings = Settings.load(path)
         known = profiles_of(settings)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": profile.name,
             "url": url_of(settings, profile),
             "well_known_url": well_known_url_of(settings, profile),
             "issuer": profile.issuer,
+            "display_name": profile.display_name,
+            "business_unit": profile.business_unit,
+            "tags": list(profile.tags),
         }
         for profile in known.values()
     ]
