@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cryptography.x509 import ObjectIdentifier
 
-from cmpd.asn1 import der, name_text
+from cmpd.asn1 import MalformedError, certificate, name_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,8 @@ class IssuedCertificate:
     def subject(self) -> str:
         """The subject in RFC 4514 style, for people; empty when the certificate cannot be read."""
         try:
-            fields = der.children(der.children(self.der)[0])
-            return name_text(fields[5] if fields[0][0] == 0xA0 else fields[4])
-        except (der.MalformedError, IndexError):
+            return name_text(certificate.subject(self.der))
+        except MalformedError:
             return ""
 
 

@@ -19,8 +19,8 @@ from cryptography import x509
 
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
+from cmpd.asn1.certificate import serial
 from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, is_authorised_ra
-from cmpd.enrollment.certificate import serial
 from cmpd.errors import (
     BadDataFormat,
     BadMessageCheck,

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from cryptography import x509
 
-from cmpd.asn1 import der
+from cmpd.asn1.certificate import spki
 from cmpd.enrollment import digest
 from cmpd.exchange import (
     Approved,
@@ -94,7 +94,7 @@ class DryStore:
         """Raise what the store would raise; keep nothing."""
         subject_to = conditions or (Conditions(),) * len(certificates)
         for one, subject in zip(certificates, subject_to, strict=True):
-            key = digest(_spki(one.der))
+            key = digest(spki(one.der))
             others = len(certificates) - 1
             unmet = await self._store.unmet(one.profile, one.seat, key, subject, now, others=others)
             if unmet is not None:
@@ -217,8 +217,3 @@ class WatchedProfile:
     def explain(self, request: CertificateRequest, *, transaction_id: bytes, now: datetime) -> list[Finding]:
         """See `Profile.explain`."""
         return self._profile.explain(request, transaction_id=transaction_id, now=now)
-
-
-def _spki(certificate: bytes) -> bytes:
-    """The subjectPublicKeyInfo of an X.509 v3 certificate (RFC 5280 §4.1)."""
-    return der.children(der.children(certificate)[0])[6]

@@ -6,8 +6,9 @@ from cryptography.x509 import ObjectIdentifier
 
 from cmpd import asn1
 from cmpd.asn1 import der, oids
+from cmpd.asn1.certificate import spki, tbs
 from cmpd.asn1.compare import same_name
-from cmpd.enrollment.certificate import is_named, names, spki, tbs
+from cmpd.enrollment.certificate import is_named, names
 from cmpd.enrollment.operation import Operation, Wanted
 from cmpd.enrollment.requests import NULL_NAME
 from cmpd.errors import (

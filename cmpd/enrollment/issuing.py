@@ -8,7 +8,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from cmpd import asn1
 from cmpd.asn1 import der, oids
-from cmpd.enrollment.certificate import tbs
+from cmpd.asn1.certificate import tbs
 from cmpd.enrollment.operation import Decided, Operation, digest
 from cmpd.errors import (
     BadCertTemplate,

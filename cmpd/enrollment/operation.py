@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from cmpd.enrollment.certificate import tbs
+from cmpd.asn1.certificate import subject
 from cmpd.exchange import (
     Approved,
     CertificateRequest,
@@ -78,7 +78,7 @@ class Realm:
             or isinstance(issuer, OutsideEffects)
         )
         handed = chain[:-1] if len(chain) > 1 else chain
-        issuing_name = tbs(chain[0])[4]
+        issuing_name = subject(chain[0])
         return cls(profile, issuer, chain, identity, signers, ra_signers, conditions, looks_ahead, handed, issuing_name)
 
 

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd import asn1
+from cmpd.asn1.certificate import serial
 from cmpd.errors import BadAlg, BadMessageCheck, SignerNotTrusted, WrongIntegrity
 from cmpd.exchange import EnrollmentCode, IssuedCertificate
 from cmpd.limits import Limits
@@ -238,7 +239,7 @@ class SignerCache:
             key=key,
             subject=subject,
             issuer=leaf.issuer.public_bytes(),
-            serial=_serial(encoded),
+            serial=serial(encoded),  # not the library's: it has opinions on numbers that are not positive
             path=path,
             fingerprint=hashlib.sha256(encoded).hexdigest(),
             key_id=_key_id(leaf),
@@ -293,12 +294,6 @@ def _key_id(certificate: x509.Certificate) -> bytes | None:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         return None
-
-
-def _serial(certificate: bytes) -> int:
-    """The serialNumber, read without the library's opinion on numbers that are not positive."""
-    fields = asn1.der.children(asn1.der.children(certificate)[0])
-    return int.from_bytes(asn1.der.content(fields[1 if fields[0][0] == 0xA0 else 0], asn1.der.INTEGER), signed=True)
 
 
 def _extended_key_usage(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from cmpd import asn1
-from cmpd.asn1 import der
+from cmpd.asn1.certificate import spki
 from cmpd.exchange import (
     CertificateStatus,
     EnrollmentCode,
@@ -604,10 +604,10 @@ def _judge_day(most: int, day: int, rows: list[Row]) -> Unmet | None:
 def _same_key_twice(wanted: Sequence[tuple[bytes | None, Conditions]]) -> Unmet | None:
     """Hold the certificates of one call against each other: of the others the database does not know yet."""
     seen: set[bytes | None] = {None}
-    for spki, conditions in wanted:
-        if conditions.new_key and spki is not None and spki in seen:
+    for key, conditions in wanted:
+        if conditions.new_key and key is not None and key in seen:
             return Unmet(Condition.new_key)
-        seen.add(spki)
+        seen.add(key)
     return None
 
 
@@ -711,16 +711,9 @@ def _certificate_row(certificate: IssuedCertificate) -> Row:
 def _spki_sha256(certificate: bytes) -> bytes | None:
     """SHA-256 of the subjectPublicKeyInfo of a certificate (RFC 5280 §4.1); None when it is not to be found."""
     try:
-        _, position, _ = der.read(certificate)
-        _, position, _ = der.read(certificate, position)
-        tag, _, end = der.read(certificate, position)
-        # version [0] may be absent; serialNumber, signature, issuer, validity and subject come before
-        for _ in range(6 if tag == 0xA0 else 5):
-            position = end
-            _, _, end = der.read(certificate, position)
+        return hashlib.sha256(spki(certificate)).digest()
     except asn1.MalformedError:
         return None
-    return hashlib.sha256(certificate[position:end]).digest()
 
 
 def _certificate(row: Row) -> IssuedCertificate:
