@@ -16,15 +16,14 @@ import logging
 import os
 import resource
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import sdnotify
 from cryptography import x509
@@ -34,16 +33,39 @@ from structlog.typing import FilteringBoundLogger
 from cmpd import issuers
 from cmpd.asn1 import common_name, name_text
 from cmpd.exchange import Exchange, Refusal
-from cmpd.http_transfer import Answer, CMPTransfer, Listener, Request, Service, segments, server_tls, text
+from cmpd.http_transfer import (
+    NO_PROXIES,
+    Answer,
+    CMPTransfer,
+    Listener,
+    Proxies,
+    Request,
+    Service,
+    TLSContext,
+    segments,
+    server_tls,
+    text,
+)
+from cmpd.http_transfer.tls import Stamp, is_for, make_context, names_of, stamp
 from cmpd.issuers import IssuerConfigError
+from cmpd.limits import Limits
 from cmpd.lint import LinterMissing, preload
 from cmpd.observe import Metrics, record, set_up_logging
-from cmpd.ports import CRLSource, Issuer, IssuerFailure, IssuerUnavailable, Store, StoreUnavailable
+from cmpd.ports import (
+    CRLSource,
+    Issuer,
+    IssuerFailure,
+    IssuerUnavailable,
+    RevocationSource,
+    Store,
+    StoreUnavailable,
+)
 from cmpd.profile import Profile, ProfileError, load_directory
-from cmpd.refusals import Refusals
+from cmpd.profile.access import Surroundings, access_faults
 from cmpd.responder import Responder
-from cmpd.settings import Listen, Settings, SettingsError
-from cmpd.store import open_store
+from cmpd.revocation import Revocations
+from cmpd.settings import Listen, Server, Settings, SettingsError
+from cmpd.store import AdminStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +75,10 @@ SWEEP_SECONDS = 5.0
 """How often overdue transactions are ended."""
 FORGET_SECONDS = 3600.0
 """How often transactions older than `[store] retention` are deleted."""
+TLS_SECONDS = 60.0
+"""How often the files of the TLS certificate and its key are looked at."""
+SERVER_CERTIFICATE_AHEAD = timedelta(days=30)
+"""How long before its end `cmpd check` speaks of the TLS certificate."""
 READY_SECONDS = 5.0
 """How long `/readyz` waits for the store."""
 GC_THRESHOLD = 20_000
@@ -66,6 +92,9 @@ COMMAND_HEADER = "Cmpd-Command"
 COMMAND_HOST = "cmpd.invalid"
 """What such a request must have as its host: no web page has this origin, since the name never resolves (RFC 6761)."""
 
+_SELF_AUTHENTICATED = frozenset({"kur", "rr"})
+"""Operations in which a certificate of ours authenticates itself."""
+
 Adjust = Callable[[Settings], Settings]
 
 
@@ -76,7 +105,8 @@ class Loaded:
     settings: Settings
     issuers: dict[str, Issuer]
     profiles: dict[str, Profile]
-    tls: ssl.SSLContext | None
+    tls: TLSContext | None
+    """The TLS listener's context; it asks for no client certificates before `_prepare`."""
     store_key: bytes
 
 
@@ -92,15 +122,14 @@ def load(settings: Settings) -> Loaded:
         store_key = settings.store.key()
     except SettingsError as error:
         faults += error.faults
+    if (fault := http_fault(settings.server)) is not None:
+        faults.append(f"{file}: server.listen: {fault}")
     context = None
     if (tls := settings.server.tls) is not None:
         try:
-            context = server_tls(tls.certificate, tls.key)
+            context = server_tls(tls.certificate, tls.key, minimum_version=tls.minimum_version, ciphers=tls.ciphers)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            faults.append(
-                f"{file}: server.tls: {tls.certificate} with {tls.key}: {reason}; both must be PEM and belong together"
-            )
+            faults.append(f"{file}: server.tls: {_tls_fault(tls.certificate, tls.key, error)}")
     made: dict[str, Issuer] = {}
     for name in settings.issuers:
         try:
@@ -123,6 +152,8 @@ def load(settings: Settings) -> Loaded:
                 f"{where}: issuer: {profile.issuer!r} is no section [issuers.NAME] of {file}; there are: {known}"
             )
         faults += (f"{where}: {fault}" for fault in profile_faults(profile, made))
+        around = Surroundings.of(settings.server, profiles, profile.name)
+        faults += (f"{where}: {fault}" for fault in access_faults(profile, around))
     default = settings.profiles.default
     if default is not None and profiles and default not in profiles:
         faults.append(
@@ -131,6 +162,91 @@ def load(settings: Settings) -> Loaded:
     if faults:
         raise SettingsError(faults)
     return Loaded(settings, made, profiles, context, store_key)
+
+
+def http_fault(server: Server) -> str | None:
+    """Say when `listen` would carry plain HTTP beyond this machine, and nobody has said that it may."""
+    if server.allow_http:
+        return None
+    try:
+        if server.listen.is_local():
+            return None
+    except (OSError, ValueError):
+        return f"{server.listen}: no such host; write an address"
+    return (
+        f"{server.listen}: other machines reach it, over plain HTTP. RFC 9483 §6.1 permits that, since CMP messages "
+        "protect themselves, but everybody on the way reads names and references and can try to guess the secrets of "
+        "enrollment codes; listen on 127.0.0.1 behind a reverse proxy with TLS, or there and with TLS in [server.tls], "
+        "or set server.allow_http = true"
+    )
+
+
+def _tls_fault(certificate: Path, key: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    if reason.startswith("ciphers: "):
+        return f"{reason}; `openssl ciphers -tls1_2 LIST` says what it makes of them"
+    return f"{certificate} with {key}: {reason}; both must be PEM and belong together"
+
+
+async def client_anchors(loaded: Loaded) -> tuple[bytes, ...]:
+    """All certificates that TLS clients' certificates may be under or be, DER, each once.
+
+    Those that profiles trust; and the issuer's chain, where our own certificates are renewed or revoked by themselves.
+    """
+    found: dict[bytes, None] = {}
+    for profile in loaded.profiles.values():
+        anchors: tuple[bytes, ...] = getattr(profile, "tls_anchors", profile.trusted)
+        found |= dict.fromkeys(anchors)
+        if anchors or not _SELF_AUTHENTICATED.isdisjoint(profile.operations):
+            found |= dict.fromkeys(await loaded.issuers[profile.issuer].chain())
+    return tuple(found)
+
+
+async def _ask_clients(loaded: Loaded) -> Loaded:
+    """Let the TLS listener ask for the certificates that profiles take. Raises SettingsError."""
+    if loaded.tls is None or not (anchors := await client_anchors(loaded)):
+        return loaded
+    config = replace(loaded.tls.config, anchors=anchors)
+    try:
+        return replace(loaded, tls=await asyncio.to_thread(make_context, config))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            [f"{loaded.settings.path}: server.tls: {_tls_fault(config.certificate, config.key, error)}"]
+        ) from error
+
+
+def proxies_of(settings: Settings) -> Proxies:
+    """Who may speak for clients."""
+    proxy = settings.server.proxy
+    if proxy is None:
+        return NO_PROXIES
+    return Proxies.of(
+        proxy.addresses,
+        proxy.certificate,
+        certificate_header=proxy.certificate_header,
+        chain_header=proxy.chain_header,
+        address_header=proxy.client_address,
+    )
+
+
+def tls_notices(loaded: Loaded, now: datetime) -> list[str]:
+    """What an operator should see to about the TLS listener's certificate: it ends soon, or is for another host."""
+    tls, server = loaded.tls, loaded.settings.server
+    if tls is None:
+        return []
+    where = f"{loaded.settings.path}: server.tls: {tls.config.certificate}"
+    found = []
+    ends = tls.server.not_valid_after_utc
+    if ends <= now + SERVER_CERTIFICATE_AHEAD:
+        tense = "ended" if ends <= now else "ends"
+        found.append(
+            f"{where}: the certificate {tense} at {ends:%Y-%m-%dT%H:%M:%SZ}; renew it, cmpd takes it up itself"
+        )
+    host = urlsplit(server.url).hostname or ""
+    if "url" in server.model_fields_set and not is_for(tls.server, host):
+        names = ", ".join(sorted(set().union(*names_of(tls.server)))) or "no name at all"
+        found.append(f"{where}: the certificate is for {names}, not for {host} of server.url; clients will refuse it")
+    return found
 
 
 def profile_faults(profile: Profile, issuers: Mapping[str, Issuer]) -> list[str]:
@@ -168,9 +284,14 @@ def public_refusal(refusal: Refusal) -> dict[str, Any]:
 
 
 def responder_of(
-    loaded: Loaded, store: Store, observe: Callable[[Exchange], None], refusals: Refusals | None = None
+    loaded: Loaded,
+    store: Store,
+    observe: Callable[[Exchange], None],
+    *,
+    revocations: RevocationSource | None = None,
+    before: Responder | None = None,
 ) -> Responder:
-    """Make the responder of a configuration; `refusals` are those that the one before it remembers."""
+    """Make the responder of a configuration; it goes on with what the one `before` it remembers."""
     return Responder(
         profiles=loaded.profiles,
         default=loaded.settings.profiles.default,
@@ -178,12 +299,13 @@ def responder_of(
         store=store,
         limits=loaded.settings.limits,
         observe=observe,
-        refusals=refusals,
+        revocations=revocations,
+        before=before,
     )
 
 
-async def _prepare(responder: Responder, loaded: Loaded) -> None:
-    """Let the responder make what serving needs. Raises SettingsError."""
+async def _prepare(responder: Responder, loaded: Loaded) -> Loaded:
+    """Make what serving needs of the issuers. Raises SettingsError."""
     try:
         await responder.prepare()
     except (IssuerUnavailable, IssuerFailure) as error:
@@ -191,6 +313,7 @@ async def _prepare(responder: Responder, loaded: Loaded) -> None:
     faults = [fault for profile in loaded.profiles.values() if (fault := await _other_ca(profile, loaded)) is not None]
     if faults:
         raise SettingsError(faults)
+    return await _ask_clients(loaded)
 
 
 async def _other_ca(profile: Profile, loaded: Loaded) -> str | None:
@@ -213,8 +336,7 @@ def check(path: Path) -> Loaded:
     """Load a configuration file exactly as `serve` does, without opening the store. Raises SettingsError."""
     loaded = load(Settings.load(path))
     responder = responder_of(loaded, cast("Store", None), lambda _: None)
-    asyncio.run(_prepare(responder, loaded))
-    return loaded
+    return asyncio.run(_prepare(responder, loaded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,22 +369,27 @@ class Daemon:
         ready: Callable[[Addresses], None] | None = None,
         drain_seconds: float = DRAIN_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
+        tls_seconds: float = TLS_SECONDS,
     ) -> None:
         self._path = path
         self._adjust = adjust
         self._ready = ready
         self._drain_seconds = drain_seconds
         self._sweep_seconds = sweep_seconds
+        self._tls_seconds = tls_seconds
+        self._tls_seen: Stamp = ()
         self._systemd = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._reload_asked: asyncio.Future[_Outcome] | None = None
         self._draining = False
         self.metrics = Metrics(CollectorRegistry())
-        self._refusals = Refusals()
+        self._closing: set[asyncio.Task[None]] = set()
         self._log: FilteringBoundLogger
         self._loaded: Loaded
-        self._store: Store
+        self._store: AdminStore
+        self._responder: Responder
+        self._revocations: Revocations
         self._transfer: CMPTransfer
         self._admin: Listener
 
@@ -278,14 +405,24 @@ class Daemon:
         )
         tasks: list[asyncio.Task[None]] = []
         try:
-            responder = responder_of(loaded, self._store, self._observe, self._refusals)
-            await _prepare(responder, loaded)
-            self._transfer = CMPTransfer(self._service(loaded, responder), settings.limits, self._refused)
+            self._revocations = self._revocations_of(settings.limits)
+            self._responder = responder_of(loaded, self._store, self._observe, revocations=self._revocations)
+            loaded = await _prepare(self._responder, loaded)
+            self._transfer = CMPTransfer(
+                self._service(loaded, self._responder),
+                settings.limits,
+                self._refused,
+                suspected=self._suspected,
+                handshake_failed=self._handshake_failed,
+            )
+            self._transfer.proxies = proxies_of(settings)
             self._admin = Listener(self._administer, settings.limits, lambda *_: None)
             try:
                 addresses = await self._listen(loaded)
                 self._loaded = loaded
                 self.metrics.loaded(loaded.profiles)
+                self._note_tls(loaded.tls)
+                await self._warn_of_nobody(loaded)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
@@ -295,6 +432,7 @@ class Daemon:
                         self._reloading(),
                         self._every(self._sweep_seconds, self._sweep),
                         self._every(FORGET_SECONDS, self._forget),
+                        self._every(self._tls_seconds, self._watch_tls),
                         self._watchdog(),
                     ),
                 )
@@ -319,6 +457,7 @@ class Daemon:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._admin.stop(1.0)
+                await self._revocations.close()
         finally:
             await self._store.close()
         self._log.info("stopped")
@@ -340,10 +479,36 @@ class Daemon:
         settings = Settings.load(self._path)
         return settings if self._adjust is None else self._adjust(settings)
 
+    async def _warn_of_nobody(self, loaded: Loaded) -> None:
+        """Say which profiles are for a service user that nobody is yet; the store may know one any moment."""
+        for profile in loaded.profiles.values():
+            user = profile.service_user
+            if user is not None and not await self._store.service_users(user):
+                self._log.warning(
+                    "nobody can use the profile: its service user has no certificate",
+                    profile=profile.name,
+                    service_user=user,
+                    advice=f"cmpd service-user add {user} --certificate FILE",
+                )
+
+    def _revocations_of(self, limits: Limits) -> Revocations:
+        return Revocations(
+            size=limits.crl_size,
+            seconds=limits.revocation_seconds,
+            entries=limits.tracked_addresses,
+            limits=limits,
+            observe=self.metrics.revocation,
+        )
+
+    def _close_later(self, revocations: Revocations) -> None:
+        task = asyncio.get_running_loop().create_task(revocations.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     def _service(self, loaded: Loaded, responder: Responder) -> Service:
         store = self._store
         return Service(
-            responder.respond,
+            responder.answer,
             frozenset(loaded.profiles),
             {profile.id: profile.name for profile in loaded.profiles.values()},
             loaded.settings.profiles.default is not None,
@@ -354,7 +519,7 @@ class Daemon:
         """Open all listeners. Raises SettingsError naming key and address."""
         server, admin = loaded.settings.server, loaded.settings.admin
 
-        async def open_at(key: str, listener: Listener, at: Listen, tls: ssl.SSLContext | None = None) -> Listen:
+        async def open_at(key: str, listener: Listener, at: Listen, tls: TLSContext | None = None) -> Listen:
             try:
                 return Listen(*await listener.listen(at.host, at.port, tls))
             except OSError as error:
@@ -384,6 +549,14 @@ class Daemon:
         self.metrics.refusal(status)
         self._log.info("refused", status=status, address=address, target=target[:200], reason=reason)
 
+    def _suspected(self, status: int, address: str, target: str, reason: str) -> None:
+        self.metrics.refusal(status)
+        self._log.warning("refused", status=status, address=address, target=target[:200], reason=reason)
+
+    def _handshake_failed(self, address: str, kind: str, reason: str) -> None:
+        self.metrics.handshake_failure(kind)
+        self._log.info("TLS handshake failed", address=address, kind=kind, reason=reason)
+
     async def _administer(self, request: Request) -> Answer:
         """Answer on the admin listener: /metrics, /healthz, /readyz; to this machine also /reload and /refusals."""
         target = request.message.path
@@ -406,7 +579,7 @@ class Daemon:
                 return text(200, "ok")
             case "refusals":
                 limit = parse_qs(target.partition("?")[2]).get("limit", [""])[0]
-                found = self._refusals.latest()[: int(limit[:6]) if limit[:6].isdecimal() else None]
+                found = self._responder.refusals.latest()[: int(limit[:6]) if limit[:6].isdecimal() else None]
                 return _json(200, {"refusals": [public_refusal(one) for one in found]})
             case "reload":
                 return await self._answer_reload()
@@ -475,10 +648,16 @@ class Daemon:
 
     async def _load_anew(self) -> "_Outcome":
         """Load the configuration beside the one in use, and put it into use only if all of it is right."""
+        revocations = self._revocations
         try:
             loaded = await asyncio.to_thread(lambda: load(self._settings()))
-            responder = responder_of(loaded, self._store, self._observe, self._refusals)
-            await _prepare(responder, loaded)
+            if loaded.settings.limits != self._loaded.settings.limits:
+                revocations = self._revocations_of(loaded.settings.limits)
+            responder = responder_of(
+                loaded, self._store, self._observe, revocations=revocations, before=self._responder
+            )
+            loaded = await _prepare(responder, loaded)
+            await self._warn_of_nobody(loaded)
         except Exception as error:  # noqa: BLE001  whatever it is, the old configuration goes on serving
             self.metrics.reload(success=False)
             if isinstance(error, SettingsError):
@@ -501,14 +680,55 @@ class Daemon:
                 at_next_start.append(key)
                 self._log.warning("a change takes effect at the next start only", key=key)
         self._transfer.service = self._service(loaded, responder)
+        self._responder = responder
+        if revocations is not self._revocations:
+            # requests in flight still ask the old one
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._close_later, self._revocations)
+            self._revocations = revocations
         self._transfer.limits = self._admin.limits = new.limits
-        if loaded.tls is not None:
+        self._transfer.proxies = proxies_of(new)
+        if loaded.tls is not None and self._transfer.tls is not None:
             self._transfer.tls = loaded.tls
         self._loaded = loaded
         self.metrics.loaded(loaded.profiles)
+        self._note_tls(loaded.tls)
         self.metrics.reload(success=True)
         self._log.info("reloaded", profiles=", ".join(loaded.profiles))
         return _Outcome([], at_next_start)
+
+    def _note_tls(self, context: TLSContext | None) -> None:
+        """Remember which files the TLS listener's certificate is from, and show when it ends."""
+        if context is not None:
+            self._tls_seen = context.files
+            self.metrics.tls_certificate(context.server.not_valid_after_utc)
+
+    async def _watch_tls(self) -> None:
+        """Take up a renewed TLS certificate without being asked; a pair that does not fit keeps the old in use."""
+        context = self._loaded.tls
+        if context is None:
+            return
+        config = context.config
+        seen = await asyncio.to_thread(stamp, config.certificate, config.key)
+        if seen == self._tls_seen:
+            return
+        self._tls_seen = seen  # a fault is reported once
+        try:
+            renewed = await asyncio.to_thread(context.again)
+        except (OSError, ValueError) as error:
+            fault = _tls_fault(config.certificate, config.key, error)
+            self._log.error("the TLS certificate has changed and cannot be used, the old one stays", fault=fault)
+            return
+        if self._loaded.tls is not context:  # a reload was faster
+            return
+        self._loaded = replace(self._loaded, tls=renewed)
+        if self._transfer.tls is not None:
+            self._transfer.tls = renewed
+        self._note_tls(renewed)
+        self._log.info(
+            "TLS certificate renewed",
+            certificate=str(config.certificate),
+            expires=f"{renewed.server.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        )
 
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""

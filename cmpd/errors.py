@@ -145,6 +145,14 @@ class SystemUnavail(CMPError):
     fail_info = PKIFailureInfo.systemUnavail
 
 
+class TooMany(SystemUnavail):
+    """More than a limit lets pass: like systemUnavail to the peer, but it is the peer's doing. `limit` is its key."""
+
+    def __init__(self, text: str, limit: str, *, private: str | None = None) -> None:
+        super().__init__(text, private=private or limit)
+        self.limit = limit
+
+
 class SystemFailure(CMPError):
     """A back-end does not function correctly (RFC 9483 §3.6.4)."""
 

@@ -11,15 +11,31 @@ from cmpd.asn1 import MalformedError, certificate, name_text
 
 
 @dataclass(frozen=True, slots=True)
+class TLSClient:
+    """A TLS client's certificate, its key proven in the handshake; nothing else of it is decided (RFC 8446 §4.4.2)."""
+
+    certificate: bytes
+    """DER."""
+    chain: tuple[bytes, ...] = ()
+    """What the client sent above it, DER, in no particular order, nothing of it verified."""
+    proxy: str = ""
+    """Address of the reverse proxy that has vouched for it (RFC 9440 §2); empty when the handshake was with us."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """How a PKIMessage reached us (RFC 9811 §3.4)."""
 
     address: str
-    """The client's IP address, for the log."""
+    """The client's IP address; behind a listed reverse proxy, the one that the proxy names."""
     profile: str | None = None
     """The name of the profile that the URL names; None on `/.well-known/cmp` itself."""
     operation: str | None = None
     """The operation label at the end of the path, e.g. `initialization` (RFC 9483 §6.1), or None."""
+    code: str | None = None
+    """Reference of the enrollment code that the URL names (`/cmp/<profile id>/<reference>`), or None."""
+    client: TLSClient | None = None
+    """The TLS client's certificate; None without TLS or without a certificate."""
 
 
 @dataclass(slots=True)
@@ -42,6 +58,10 @@ class Exchange:
     """The statusString of a refusal."""
     private: str = ""
     """What only the operator may read about a refusal."""
+    limit: str = ""
+    """The key of the limit that the sender has reached; empty when it has reached none."""
+    client: str = ""
+    """Subject of the TLS client's certificate, where the profile looks at it."""
     serial: str = ""
     """Serial numbers of the certificates concerned, lower-case hexadecimal, comma separated."""
     seat: str = ""
@@ -268,13 +288,106 @@ class EnrollmentCode:
     created: datetime
     expires: datetime | None
     revoked: bool
+    valid_from: datetime | None = None
+    """Before that it begins nothing; None: from the beginning."""
+    seat: str | None = None
+    """The only seat that it is good for; None: any."""
+    subject: str | None = None
+    """RE2 expression that the subject, in RFC 4514 style, must match as a whole; None: any subject."""
+    san: tuple[str, ...] = ()
+    """RE2 expressions, of which each subjectAltName entry, e.g. `dns:a.example`, must match one; empty: any entries."""
+    key: str | None = None
+    """SHA-256 of the only SubjectPublicKeyInfo that it is good for, lower-case hexadecimal; None: any key."""
+    is_global: bool = False
+    """It is good for any senderKID, for a whole fleet, where the profile has enrollment.code.allow_global = true."""
+    locked_until: datetime | None = None
+    """Too many MACs were wrong: before that, no message with this reference is looked at."""
+    locks: int = 0
+    """How often it has been locked since it was last used."""
 
     def refusal(self, now: datetime) -> str | None:
         """Say why it cannot begin a transaction at `now`; None when it can."""
         if self.revoked:
             return "enrollment code has been revoked"
+        if self.valid_from is not None and now < self.valid_from:
+            return f"enrollment code is not valid before {self.valid_from:%Y-%m-%dT%H:%M:%SZ}"
         if self.expires is not None and now >= self.expires:
             return f"enrollment code expired at {self.expires:%Y-%m-%dT%H:%M:%SZ}"
         if self.uses is not None and self.used >= self.uses:
             return "enrollment code has been used up"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class NewCode:
+    """An enrollment code to be made; the fields are those of `EnrollmentCode`."""
+
+    profile: str
+    reference: str
+    secret: bytes = field(repr=False)
+    uses: int | None = 1
+    expires: datetime | None = None
+    valid_from: datetime | None = None
+    seat: str | None = None
+    subject: str | None = None
+    san: tuple[str, ...] = ()
+    key: str | None = None
+    is_global: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceUserCertificate:
+    """A certificate of a service user: by its fingerprint, or any that an issuer has issued to a subject."""
+
+    user: str
+    """The service user's name, as in enrollment.service_user of profiles."""
+    added: datetime
+    fingerprint: str | None = None
+    """SHA-256 of the certificate, lower-case hexadecimal; None: it is `issuer` and `subject`."""
+    issuer: bytes | None = None
+    """Name, DER."""
+    subject: bytes | None = None
+    """Name, DER."""
+    label: str = ""
+    """For people: the subject of the certificate that it was added with, or the operator's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that a profile knows by the serial number in its vendor's certificate (IEEE 802.1AR §8.6)."""
+
+    profile: str
+    serial: str
+    """As the vendor's certificate names it."""
+    added: datetime
+    seat: str | None = None
+    """The seat of its certificates; None: its serial."""
+    subject: str | None = None
+    """The subject of its certificates, RFC 4514 style; None: what the profile says."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRules:
+    """How a profile wants to know whether certificates of other PKIs have been revoked: [enrollment.revocation]."""
+
+    crl: str = "best_effort"
+    """off: no CRL is looked at; best_effort: the newest that can be had, else none; required: refused without one."""
+    ocsp: str = "off"
+    """The same for OCSP."""
+    crls: tuple[str, ...] = ()
+    """Absolute paths or http URLs of CRLs, DER or PEM; empty: the CRL distribution points of each certificate."""
+    ocsp_url: str | None = None
+    """The OCSP responder; None: the one in each certificate's authorityInfoAccess."""
+
+    @property
+    def off(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.crl == "off" and self.ocsp == "off"
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyRequests:
+    """Nothing is answered in CMP for a while; HTTP has words for it (RFC 6585 §4)."""
+
+    seconds: int
+    """After how long it is worth to ask again."""

@@ -36,3 +36,15 @@ class Limits:
     """How long a keep-alive connection may be silent before it is closed."""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """The most connections at a time; a further one is closed at once."""
+    address_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
+    """CMP messages a second from one address (of IPv6 one /64); more get systemUnavail, 0 is without limit. Behind a
+    reverse proxy the client's address counts."""
+    address_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+    """Messages a minute from one address whose sender cannot be authenticated; until it is less again, no message from
+    there is looked into, but for answers to repeat. 0 is without limit."""
+    tracked_addresses: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
+    """So many addresses, and as many enrollment codes, are kept count of; the one heard of longest ago makes room."""
+    crl_size: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
+    """The largest CRL or OCSP response of another PKI that is fetched."""
+    revocation_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """How long a CRL or OCSP response is waited for."""

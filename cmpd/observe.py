@@ -39,10 +39,12 @@ _FIELDS = (
     "profile",
     "transaction_id",
     "credential",
+    "client",
     "outcome",
     "fail_info",
     "reason",
     "private",
+    "limit",
     "serial",
     "seat",
     "lint",
@@ -165,7 +167,8 @@ def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLog
 
 def record(log: FilteringBoundLogger, exchange: Exchange) -> None:
     """Write the record of one exchange; empty fields are left out."""
-    if _form.direct and not exchange.exception and exchange.fail_info not in _OURS:
+    ours = exchange.fail_info in _OURS and not exchange.limit
+    if _form.direct and not exchange.exception and not ours:
         _STANDARD_ERROR.msg(_line(exchange))
         return
     fields: dict[str, Any] = {}
@@ -176,7 +179,7 @@ def record(log: FilteringBoundLogger, exchange: Exchange) -> None:
     fields["ms"] = round(exchange.ms, 2)
     if exchange.exception is not None:
         log.error("exchange", exc_info=exchange.exception, **fields)
-    elif exchange.fail_info in _OURS:
+    elif ours:
         log.error("exchange", **fields)
     else:
         log.info("exchange", **fields)
@@ -216,6 +219,22 @@ class Metrics:
         self._refusals = Counter(
             "cmpd_http_refusals", "HTTP requests refused before CMP, by status.", ["status"], registry=registry
         )
+        self._handshakes = Counter(
+            "cmpd_tls_handshake_failures", "TLS handshakes that failed, by reason.", ["reason"], registry=registry
+        )
+        self._tls_expiry: Gauge | None = None
+        self._limited = Counter(
+            "cmpd_limited",
+            "CMP messages refused because a limit was reached, by the limit's key.",
+            ["profile", "limit"],
+            registry=registry,
+        )
+        self._revocation = Counter(
+            "cmpd_revocation_checks",
+            "What CRLs and OCSP said of certificates of other PKIs, and downloads of theirs.",
+            ["source", "outcome"],
+            registry=registry,
+        )
         self._reloads = Counter("cmpd_reloads", "Configuration reloads by result.", ["result"], registry=registry)
         self._loaded = Gauge(
             "cmpd_config_loaded_timestamp_seconds",
@@ -243,6 +262,8 @@ class Metrics:
         children[1](exchange.ms / 1000)
         if exchange.normalised:
             self._normalised.inc()
+        if exchange.limit:
+            self._limited.labels(exchange.profile if exchange.profile in self.profiles else "", exchange.limit).inc()
         if exchange.lint:
             self._linted.labels(exchange.profile if exchange.profile in self.profiles else "").inc()
 
@@ -264,6 +285,24 @@ class Metrics:
     def refusal(self, status: int) -> None:
         """Count a request that got an HTTP status instead of a CMP answer."""
         self._refusals.labels(str(status)).inc()
+
+    def revocation(self, source: str, outcome: str) -> None:
+        """Count what came of asking `crl` or `ocsp`: good, revoked, unknown; fetched, failed."""
+        self._revocation.labels(source, outcome).inc()
+
+    def handshake_failure(self, reason: str) -> None:
+        """Count a TLS handshake that failed; `reason` is one of `http_transfer.tls.FAILURES`."""
+        self._handshakes.labels(reason).inc()
+
+    def tls_certificate(self, ends: datetime) -> None:
+        """Show when the TLS listener's certificate ends."""
+        if self._tls_expiry is None:  # without a TLS listener there is no such figure
+            self._tls_expiry = Gauge(
+                "cmpd_tls_certificate_expiry_timestamp_seconds",
+                "When the TLS listener's certificate ends, in seconds since 1970.",
+                registry=self.registry,
+            )
+        self._tls_expiry.set(ends.timestamp())
 
     def expired(self, count: int) -> None:
         """Count transactions that the sweep has ended."""

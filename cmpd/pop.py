@@ -8,7 +8,7 @@ from cmpd.asn1.compare import same_name
 from cmpd.errors import BadAlg, BadPOP
 from cmpd.exchange import EnrollmentCode
 from cmpd.limits import Limits
-from cmpd.protection import CertificateCredential, Credential, MacCredential, mac, signature
+from cmpd.protection import CertificateCredential, Credential, MacCredential, Role, mac, signature
 
 _SENDER_TAG = 0xA0
 """authInfo.sender is [0] EXPLICIT, since GeneralName is a CHOICE; publicKeyMAC is a SEQUENCE (RFC 4211 §4.1)."""
@@ -54,7 +54,10 @@ def _signature(
     """POPOSigningKey (RFC 4211 §4.1)."""
     complete = template.subject is not None and template.publicKey is not None
     if popo.poposkInput is None:
-        if not complete:
+        # makers' devices leave the subject out (3GPP TS 33.310 §9.5.4.2) and sign the certReq all the same, as openssl
+        # does: it proves the key; who they are is proven by the signature of the message
+        device = isinstance(credential, CertificateCredential) and credential.role is Role.vendor
+        if not complete and not (device and template.publicKey is not None):
             raise BadPOP("poposkInput is needed when the certTemplate lacks subject or publicKey")
         signed = asn1.raw(request.certReq)
     else:

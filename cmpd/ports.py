@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
+from cryptography.x509 import Certificate
+
 from cmpd.exchange import (
     Approved,
+    Device,
     EnrollmentCode,
     IssuedCertificate,
     Refusal,
     RevocationReason,
+    RevocationRules,
     Transaction,
     TransactionState,
 )
@@ -125,6 +129,18 @@ class Store(Protocol):
     async def code(self, profile: str, reference: bytes, /) -> EnrollmentCode | None:
         """Find an enrollment code by the reference (senderKID) in a profile, usable or not. Reads only."""
 
+    async def global_code(self, profile: str, /) -> EnrollmentCode | None:
+        """Find the newest global enrollment code of a profile that is not revoked, usable or not. Reads only."""
+
+    async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
+        """Lock an enrollment code until then for the `locks`-th time; a lock that lasts longer stays."""
+
+    async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
+        """Tell whether a certificate is one of a service user: SHA-256 in hexadecimal, Names in DER. Reads only."""
+
+    async def device(self, profile: str, serial: str, /) -> Device | None:
+        """Find a device by the serial number in its vendor's certificate. Reads only."""
+
     async def certificate(self, serial: int, /) -> IssuedCertificate | None:
         """Find an issued certificate. Reads only."""
 
@@ -157,7 +173,9 @@ class Store(Protocol):
         now: datetime,
         conditions: Sequence[Conditions] = (),
     ) -> None:
-        """Keep a new transaction with its certificates and its exact answer; consume `code` by one, all in one commit.
+        """Keep a new transaction with its certificates and its exact answer; consume `code`, all in one commit.
+
+        A code is consumed by one for each certificate, and then has no more `locks` against it.
 
         `conditions` are those of the certificates, one each; the empty sequence sets none but the one on compromised
         keys. The seats of the certificates are recorded.
@@ -183,10 +201,13 @@ class Store(Protocol):
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        give_back: int | None = None,
     ) -> None:
         """Move a transaction from `seen` to `state`, keep the answer, and set its certificates' status, in one commit.
 
-        `request` is the SHA-256 of the message. Raises `TransactionMoved` when the state is not `seen`.
+        `request` is the SHA-256 of the message. `give_back` is an enrollment code that gets a use back for each of
+        `revoked`.
+        Raises `TransactionMoved` when the state is not `seen`.
         """
 
     async def expire(self, now: datetime, /) -> tuple[Expired, ...]:
@@ -267,3 +288,25 @@ class CMPSigner(Protocol):
 
     def cmp_credential(self) -> tuple[object, tuple[bytes, ...]]:
         """The private key, and the CMP protection certificate followed by its chain without the root, all DER."""
+
+
+class RevocationUnknown(Exception):
+    """Nobody can say now whether a certificate has been revoked, and it must be known. The text is for the log."""
+
+
+class Revoked(Exception):
+    """A certificate of a path has been revoked. The text says which, when and why, and by whose word; for the log."""
+
+
+class RevocationSource(Protocol):
+    """Knows of certificates of other PKIs whether they have been revoked: by CRL (RFC 5280 §5) and OCSP (RFC 6960)."""
+
+    async def check(self, path: Sequence[Certificate], rules: RevocationRules, now: datetime, /) -> None:
+        """Return when no certificate of a validated path, its trust anchor aside, is known to be revoked.
+
+        The end entity's comes first, the trust anchor last. Raises `Revoked`, or `RevocationUnknown` where a source is
+        required and cannot be had. Bounded in time and size; answers are kept as long as they are valid.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections."""

@@ -6,7 +6,6 @@
 changes nothing; the same octets again get the same answer again.
 """
 
-import asyncio
 import os
 import time
 from collections import OrderedDict
@@ -19,29 +18,25 @@ from cryptography import x509
 
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
-from cmpd.asn1.certificate import serial
-from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, is_authorised_ra
+from cmpd.authentication import Attempt, Authenticator, seconds
+from cmpd.enrollment import OpenTransaction, Operation, Realm, digest
 from cmpd.errors import (
     BadDataFormat,
-    BadMessageCheck,
     BadRequest,
-    CertRevoked,
     CMPError,
     NotAuthorized,
-    SignerNotTrusted,
     SystemFailure,
     SystemUnavail,
+    TooMany,
     TransactionIdInUse,
 )
 from cmpd.exchange import (
     Arrival,
     CertificateRequest,
-    CertificateStatus,
-    EnrollmentCode,
     Exchange,
     Finding,
-    IssuedCertificate,
     Refusal,
+    TooManyRequests,
     Transaction,
     TransactionState,
 )
@@ -53,6 +48,7 @@ from cmpd.ports import (
     CodeUnusable,
     Entropy,
     Issuer,
+    RevocationSource,
     Store,
     StoreUnavailable,
     TransactionExists,
@@ -60,29 +56,15 @@ from cmpd.ports import (
 )
 from cmpd.profile import Profile
 from cmpd.protection import (
-    CertificateCredential,
     Credential,
-    KnownSigner,
-    MacCredential,
-    MacKey,
     Signer,
-    SignerCache,
     is_mac,
-    mac_reference,
-    serial_of,
 )
-from cmpd.protection.mac import MacParameters, derive, parameters
 from cmpd.refusals import Refusals, presentable
 from cmpd.reply import Heading, Identity, Replier
 from cmpd.transaction import Event
 from cmpd.validation import Received
 
-DERIVED_KEYS = 4096
-"""MAC keys that are remembered, so that a client which keeps its parameters costs one derivation (RFC 9483 §4.1.5)."""
-LONG_DERIVATIONS = 2
-"""Derivations beyond `limits.inline_iterations` that may run at a time; more of them wait."""
-WAITING_DERIVATIONS = 32
-"""How many of them there may be, running and waiting; one more is answered with systemUnavail."""
 OPEN_TRANSACTIONS = 1024
 """Transactions waiting for their certConf that are kept in memory as well."""
 
@@ -107,12 +89,9 @@ class _Office:
     clock: Clock
     entropy: Entropy
     refusals: Refusals
+    authenticator: Authenticator
     realms: dict[str, Realm] = field(default_factory=dict)
-    keys: OrderedDict[tuple[int, bytes], MacKey] = field(default_factory=OrderedDict)
     open: OrderedDict[bytes, OpenTransaction] = field(default_factory=OrderedDict)
-    long_derivations: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_DERIVATIONS))
-    waiting: int = 0
-    """Long derivations under way or waiting."""
 
     async def realm(self, name: str) -> Realm:
         """Everything that serving a profile needs."""
@@ -131,35 +110,13 @@ class _Office:
             key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
             sender = asn1.der.tlv(0xA4, own.subject.public_bytes())
             identity = Identity.of(sender, key_id, Signer.of(key), certificates)
-        # not the root above our issuing CA: what a company's other CAs issue below it was not issued for this profile
-        anchors = tuple(dict.fromkeys((*chain[:1], *profile.trusted)))
-        return Realm.of(
-            profile,
-            issuer,
-            chain,
-            identity,
-            SignerCache(anchors, self.limits, allow_sha1=profile.sha1_signatures),
-            SignerCache(profile.ra_trusted, self.limits) if profile.ra_trusted else None,
-        )
+        return Realm.of(profile, issuer, chain, identity, self.limits)
 
     def remember(self, opened: OpenTransaction) -> None:
         """Keep a transaction at hand for its certConf; the oldest makes room."""
         self.open[opened.transaction.transaction_id] = opened
         if len(self.open) > OPEN_TRANSACTIONS:
             self.open.popitem(last=False)
-
-    async def derive(self, found: MacParameters, secret: bytes) -> bytes:
-        """Derive a MAC key; a long derivation in a thread, and not when too many wait. Raises SystemUnavail."""
-        if found.iterations <= self.limits.inline_iterations:
-            return derive(found, secret)
-        if self.waiting >= WAITING_DERIVATIONS:
-            raise SystemUnavail("too many messages with a high iterationCount are waiting; try again later")
-        self.waiting += 1
-        try:
-            async with self.long_derivations:
-                return await asyncio.to_thread(derive, found, secret)
-        finally:
-            self.waiting -= 1
 
 
 class Responder:
@@ -176,17 +133,34 @@ class Responder:
         observe: Callable[[Exchange], None],
         clock: Clock = utc_now,
         entropy: Entropy = os.urandom,
-        refusals: Refusals | None = None,
+        revocations: RevocationSource | None = None,
+        before: "Responder | None" = None,
     ) -> None:
-        self.refusals = Refusals() if refusals is None else refusals
-        """The latest refusals that are not in the store; a reload hands them to the next responder."""
-        self._office = _Office(profiles, default, issuers, store, limits, clock, entropy, self.refusals)
+        self.refusals: Refusals = Refusals() if before is None else before.refusals
+        """The latest refusals that are not in the store; after a reload those of the responder `before` too."""
+        self.authenticator = Authenticator(store, limits, revocations)
+        """Who has failed how often; a reload goes on counting where the responder `before` was."""
+        if before is not None:
+            self.authenticator.inherit(before.authenticator)
+        self._office = _Office(
+            profiles, default, issuers, store, limits, clock, entropy, self.refusals, self.authenticator
+        )
         self._observe = observe
 
     async def prepare(self) -> None:
         """Make all that serving needs, so that what is wrong with it shows at start and not at the first request."""
         for name in self._office.profiles:
             await self._office.realm(name)
+
+    async def answer(self, data: bytes, arrival: Arrival) -> bytes | TooManyRequests:
+        """Answer one message as `respond` does, but for an address that sends too much of what cannot even be read."""
+        wait = self.authenticator.overdrawn(arrival.address)
+        if wait:
+            try:
+                asn1.decode(data, self._office.limits)
+            except asn1.MalformedError:
+                return TooManyRequests(seconds(wait))
+        return await self.respond(data, arrival)
 
     async def respond(self, data: bytes, arrival: Arrival) -> bytes:
         """Answer one message. Never raises; every fault is a PKIMessage with its failInfo (RFC 9483 §3.6)."""
@@ -219,6 +193,8 @@ class _Conversation:
         self._body_type: BodyType | None = None
         self._authenticated: asn1.PKIMessage | None = None
         """The message, once its sender is known."""
+        self._attempt: Attempt | None = None
+        """How it was authenticated."""
         self._open: OpenTransaction | None = None
         """The transaction that the message continues, when it is still in memory."""
         self._transaction: Transaction | None = None
@@ -240,6 +216,7 @@ class _Conversation:
             message = asn1.decode(self._data, self._limits)
         except asn1.MalformedError as exc:
             self._salvage()
+            self._office.authenticator.failed(self._arrival.address)
             return self._refuse(BadDataFormat(f"the message cannot be read: {exc}"))
         self._exchange.operation = message.body_type.name
         self._exchange.normalised = message.was_ber
@@ -257,11 +234,16 @@ class _Conversation:
 
     async def _converse(self, message: asn1.PKIMessage) -> bytes:
         """The straight line, in the order of RFC 9483 §3.5."""
+        wait = self._office.authenticator.admit(self._arrival.address)
+        if wait:
+            raise TooMany(
+                f"too many requests from this address; try again in {seconds(wait)} s", "limits.address_requests"
+            )
         realm = await self._office.realm(self._profile_name(message))
         self._realm, profile = realm, realm.profile
         self._exchange.profile = profile.name
-        if message.header.protectionAlg is not None and not is_mac(message):
-            self._identity = realm.identity  # whatever comes of it, a client that signs can check a signature
+        if not is_mac(message) and (message.header.protectionAlg is not None or profile.unprotected):
+            self._identity = realm.identity  # whatever comes of it, a client with a certificate can check a signature
         request = digest(self._data)
         received: Received | None = None
         fault: CMPError | None = None
@@ -280,10 +262,9 @@ class _Conversation:
             fault = exc
         # also for a message that is refused already: so that the refusal is protected as its sender can verify it
         try:
-            credential = await self._authenticate(message, realm, _grace(message, self._transaction, profile))
+            credential = await self._authenticate(message, realm)
         except (CMPError, asn1.MalformedError) as exc:
             raise fault or exc from exc
-        self._authenticated = message
         if received is None:
             assert fault is not None
             raise fault
@@ -301,9 +282,7 @@ class _Conversation:
 
     async def _act(self, received: Received, credential: Credential, realm: Realm, request: bytes) -> bytes:
         """The sender is known: may it, and what comes of it."""
-        message = received.message
-        if isinstance(credential, CertificateCredential) and credential.issued is not None:
-            _check_not_revoked(credential)
+        message, authenticator = received.message, self._office.authenticator
         try:
             validation.authorise(received, credential, realm.profile, self._now, operation=self._arrival.operation)
         except NotAuthorized:
@@ -312,8 +291,10 @@ class _Conversation:
             if again is not None:
                 return again
             raise
-        if received.event is Event.begin and realm.profile.service_user is not None:
-            _check_service_user(credential, realm.profile.service_user, message.body_type)
+        if received.event is Event.begin:
+            assert self._attempt is not None
+            await authenticator.authorise(self._attempt, credential)
+            authenticator.admit_beginning(realm.profile, credential)
         operation = Operation(
             received=received,
             credential=credential,
@@ -421,98 +402,27 @@ class _Conversation:
             raise BadRequest("there is no profile of the name that certProfile gives")
         return name
 
-    async def _authenticate(self, message: asn1.PKIMessage, realm: Realm, grace: timedelta) -> Credential:
+    async def _authenticate(self, message: asn1.PKIMessage, realm: Realm) -> Credential:
         """Verify the protection; from here on a refusal can be protected as the client can verify it."""
-        if message.protection is None or message.header.protectionAlg is None:
-            raise BadMessageCheck("the message is not protected")
-        validation.kind_of_protection(message, realm.profile)
-        if is_mac(message):
-            credential: Credential = await self._mac_credential(message, realm)
-        else:
-            credential = await self._certificate_credential(message, realm, grace)
-        self._exchange.credential = asn1.printable(credential.label)
-        return credential
-
-    async def _mac_credential(self, message: asn1.PKIMessage, realm: Realm) -> MacCredential:
-        """RFC 9483 §4.1.5. Cheap before dear: a known reference, then bounded parameters, then the derivation."""
-        algorithm = message.header.protectionAlg
-        assert algorithm is not None
-        assert message.protection is not None
-        found = parameters(algorithm, self._limits)
-        reference = mac_reference(message)
-        code = None if self._open is None else self._open.code
-        if code is None or code.profile != realm.profile.name or code.reference.encode() != reference:
-            code = await self._store.code(realm.profile.name, reference)
-        if code is None:
-            raise BadMessageCheck(
-                "the MAC does not verify with the shared secret of this reference",
-                private=f"unknown reference {asn1.printable(reference.decode(errors='replace'))[:64]}",
-            )
-        keys = self._office.keys
-        algorithm_der = asn1.dump(algorithm)
-        key = keys.get((code.id, algorithm_der))
-        if key is None:
-            key = MacKey(algorithm_der, found.mac, await self._office.derive(found, code.secret))
+        attempt = self._attempt = Attempt(
+            message=message,
+            arrival=self._arrival,
+            realm=realm,
+            now=self._now,
+            identity=self._identity,
+            transaction=self._transaction,
+            code=None if self._open is None else self._open.code,
+            grace=_grace(message, self._transaction, realm.profile),
+        )
         try:
-            key.check(message.protected_part(), message.protection)
-        except BadMessageCheck as exc:
-            exc.private = f"wrong secret, or the message was changed; reference {code.reference}"
-            raise
-        _remember(keys, code, key)
-        self._identity = Identity.of(reply.mac_sender(reference), reference, key)
-        return MacCredential(code, key)
-
-    async def _certificate_credential(
-        self, message: asn1.PKIMessage, realm: Realm, grace: timedelta
-    ) -> CertificateCredential:
-        """Validate the CMP protection certificate, then the signature (RFC 9483 §3.5); the store knows our own."""
-        ours = await self._ours(message)
-        known = None if ours is None else realm.signers.adopt(ours.der, message.header.senderKID, self._now, grace)
-        if known is None:
-            try:
-                known = realm.signers.find(message, self._now, grace, () if ours is None else (ours.der,))
-            except CMPError:
-                known = self._ra_signer(message, realm)
-                if known is None:
-                    raise
-        realm.signers.check(message, known)
-        issued = ours if ours is not None and ours.der == known.der else await self._store.certificate(known.serial)
-        if issued is not None and issued.der != known.der:
-            issued = None
-        if issued is None and self._now > known.path.not_after:
-            raise SignerNotTrusted("the CMP protection certificate has expired", private="not issued by this service")
-        if issued is None and _from_own_ca(known, realm):
-            raise NotAuthorized("the CMP protection certificate is not one that was issued by this service to an EE")
-        is_ra = False
-        if realm.ra_signers is not None and is_authorised_ra(known.extended_key_usage):
-            ra_signer = self._ra_signer(message, realm)
-            is_ra = ra_signer is not None and ra_signer.fingerprint == known.fingerprint
-        return CertificateCredential(known, issued, is_ra)
-
-    async def _ours(self, message: asn1.PKIMessage) -> IssuedCertificate | None:
-        """The certificate of ours that signs: the first of extraCerts, or the one that began the transaction.
-
-        A certConf may leave it out (RFC 9483 §4.1.1).
-        """
-        if message.extraCerts:
-            candidate = message.extraCerts[0]
-            try:
-                issued = await self._store.certificate(serial(candidate))
-            except asn1.MalformedError:
-                return None
-            return issued if issued is not None and issued.der == candidate else None
-        number = None if self._transaction is None else serial_of(self._transaction.credential)
-        return None if number is None else await self._store.certificate(number)
-
-    def _ra_signer(self, message: asn1.PKIMessage, realm: Realm) -> KnownSigner | None:
-        """Find an RA: it has the cmcRA purpose and validates to a trust anchor that the profile lists for RAs."""
-        if realm.ra_signers is None:
-            return None
-        try:
-            known = realm.ra_signers.find(message, self._now)
-        except CMPError:
-            return None
-        return known if is_authorised_ra(known.extended_key_usage) else None
+            return await self._office.authenticator.authenticate(attempt)
+        finally:
+            self._identity = attempt.identity
+            if attempt.sender:
+                self._authenticated = message
+                self._exchange.credential = asn1.printable(attempt.sender)
+            if attempt.tls is not None:
+                self._exchange.client = asn1.printable(attempt.tls.signer.label)
 
     # ------------------------------------------------------------------------------------------ answering
 
@@ -544,6 +454,8 @@ class _Conversation:
         exchange.outcome = "rejection" if in_body and self._body_type in reply.RESPONSE_OF else "error"
         exchange.fail_info, exchange.reason = error.fail_info.name, str(error)
         exchange.private = error.private or exchange.private
+        if isinstance(error, TooMany):
+            exchange.limit = error.limit
         return (replier or self._replier()).refuse(self._body_type, error, in_body=in_body, cert_req_id=cert_req_id)
 
     def _salvage(self) -> None:
@@ -570,42 +482,6 @@ def _grace(message: asn1.PKIMessage, transaction: Transaction | None, profile: P
     if transaction.operation == BodyType.kur.name and profile.renewal_grace:
         return profile.renewal_grace + profile.confirm_wait
     return _NO_GRACE
-
-
-def _check_service_user(credential: Credential, service_user: str, body: BodyType) -> None:
-    """The profile is for one client, known by the commonName of a certificate that the profile trusts.
-
-    What it has had issued may be updated, by a kur that is signed with it; such a certificate makes nobody the client.
-    """
-    if isinstance(credential, CertificateCredential):
-        if credential.issued is not None:
-            if body is BodyType.kur:
-                return
-        elif asn1.common_name(credential.signer.subject) == service_user:
-            return
-    raise NotAuthorized(
-        "the profile is for its service user only (enrollment.service_user)", private=f"service user {service_user}"
-    )
-
-
-def _check_not_revoked(credential: CertificateCredential) -> None:
-    issued = credential.issued
-    if issued is not None and issued.status is CertificateStatus.revoked:
-        raise CertRevoked("the CMP protection certificate has been revoked")
-
-
-def _from_own_ca(known: KnownSigner, realm: Realm) -> bool:
-    """Tell whether our own issuing CA signed it: what the store does not know then, our CMP signer say, is no EE."""
-    return known.issuer == realm.issuing_name
-
-
-def _remember(keys: OrderedDict[tuple[int, bytes], MacKey], code: EnrollmentCode, key: MacKey) -> None:
-    """Only keys that have verified a message are kept: nobody unknown can push them out."""
-    slot = (code.id, key.algorithm_der)
-    keys[slot] = key
-    keys.move_to_end(slot)
-    if len(keys) > DERIVED_KEYS:
-        keys.popitem(last=False)
 
 
 def _cert_profile(header: asn1.PKIHeader) -> str | None:

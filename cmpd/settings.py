@@ -9,11 +9,12 @@ import binascii
 import difflib
 import os
 import re
+import socket
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ KEY_SIZE = 32
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHOWN = 60
 _CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 
@@ -91,6 +93,15 @@ class Listen:
         except ValueError:
             return False
 
+    def resolve(self) -> list[str]:
+        """The IP addresses that the host stands for. Raises OSError when it stands for none; may ask the network."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [str(address[0]) for *_, address in found]
+
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it (loopback). Raises OSError when the host stands for no address."""
+        return all(ip_address(address).is_loopback for address in self.resolve())
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -142,6 +153,27 @@ def _url_of(data: dict[str, Any]) -> str:
     return "" if listen.wildcard else f"http://{listen}"
 
 
+def _network(text: object) -> object:
+    try:
+        return ip_network(text) if isinstance(text, str) else text
+    except ValueError:
+        raise ValueError(
+            'no IP address or network; write for instance "127.0.0.1", "10.0.0.0/8" or "fd00::/64"'
+        ) from None
+
+
+def _header(name: str) -> str:
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError("no name of a header field; use letters, digits, - and _")
+    return name
+
+
+Network = IPv4Network | IPv6Network
+NetworkAddress = Annotated[
+    Network,
+    BeforeValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1", "10.0.0.0/8"]}),
+]
 FilePath = Annotated[Path, AfterValidator(_resolve)]
 """A path; a relative one starts at the folder of cmpd.toml."""
 ListenAddress = Annotated[
@@ -172,6 +204,35 @@ class ServerTLS(_Section):
     """PEM file with the server's certificate, followed by its chain."""
     key: FilePath
     """PEM file with the certificate's private key, not encrypted."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS that is spoken."""
+    ciphers: str | None = None
+    """Cipher suites of TLS 1.2 as `openssl ciphers` takes them; by default those with forward secrecy."""
+
+
+def _networks(networks: list[Network]) -> list[Network]:
+    if not networks:
+        raise ValueError("names nobody; write the addresses of the proxies, or leave the section out")
+    if any(network.prefixlen == 0 for network in networks):
+        raise ValueError("everybody could speak for every client; write the addresses of the proxies")
+    return networks
+
+
+class ServerProxy(_Section):
+    """[server.proxy]: reverse proxies that end TLS and speak for clients; leave the section out to have none."""
+
+    addresses: Annotated[list[NetworkAddress], AfterValidator(_networks)]
+    """Addresses and networks of the proxies, and of nothing else: who has one of them can be any client."""
+    certificate: Literal["rfc9440", "nginx", "haproxy", "off"] = "off"
+    """How they pass on the client's TLS certificate: `rfc9440` (Client-Cert), `nginx` ($ssl_client_escaped_cert),
+    `haproxy` (ssl_c_der in base64), or not at all. From anybody else such a field is refused."""
+    certificate_header: Annotated[str, AfterValidator(_header)] | None = None
+    """The field with the certificate; by default Client-Cert, X-SSL-Client-Cert or X-SSL-Client-DER."""
+    chain_header: Annotated[str, AfterValidator(_header)] | None = None
+    """The field with the certificates above it; by default Client-Cert-Chain, none with nginx, or
+    X-SSL-Client-Chain-DER."""
+    client_address: Annotated[str, AfterValidator(lambda name: name and _header(name))] = "X-Forwarded-For"
+    """The field with the client's address, of which the last one counts that is no proxy's; "" takes the proxy's."""
 
 
 class Server(_Section):
@@ -182,8 +243,13 @@ class Server(_Section):
     url: Annotated[str, AfterValidator(parse_url)] = Field(default_factory=_url_of)
     """How clients reach the service, without a path of CMP: printed in URLs and put into certificates as the place of
     the CRL. By default http:// and `listen`."""
+    allow_http: bool = False
+    """Whether `listen` may be an address that other machines reach. CMP messages protect themselves, but without TLS
+    everybody on the way reads names and references, and can try to guess the secrets of enrollment codes."""
     tls: ServerTLS | None = None
     """The section [server.tls]."""
+    proxy: ServerProxy | None = None
+    """The section [server.proxy]."""
 
 
 class Admin(_Section):

@@ -54,6 +54,14 @@ class Rules(Protocol):
         """enrollment_code or tls_certificate."""
 
     @property
+    def signed_ir(self) -> bool:
+        """Whether an ir may be signed although the profile asks for enrollment codes: by a device or an RA."""
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether a TLS client's certificate may stand for the protection of the message."""
+
+    @property
     def message_time_tolerance(self) -> timedelta | None:
         """None: messageTime is not checked."""
 
@@ -105,7 +113,7 @@ def receive(message: asn1.PKIMessage, transaction_id: bytes, transaction: Transa
     _sender_nonce(message, rules)
     if transaction is not None:
         _recip_nonce(message, transaction)
-    _protected(message)
+    _protected(message, rules)
     return Received(message, event, transaction_id, transaction)
 
 
@@ -131,9 +139,11 @@ def _recip_nonce(message: asn1.PKIMessage, transaction: Transaction) -> None:
         raise BadRecipientNonce("recipNonce is not the senderNonce of our latest message")
 
 
-def _protected(message: asn1.PKIMessage) -> None:
-    """Messages without protection MUST be rejected (RFC 9483 §3.5)."""
+def _protected(message: asn1.PKIMessage, rules: Rules) -> None:
+    """Messages without protection MUST be rejected (RFC 9483 §3.5), but where TLS stands for it (RFC 9810 §5.1.3)."""
     if message.protection is None:
+        if rules.unprotected and message.header.protectionAlg is None:
+            return
         raise BadMessageCheck("the message is not protected")
     if message.header.protectionAlg is None:
         raise BadMessageCheck("the message is protected, but protectionAlg is absent")
@@ -142,15 +152,13 @@ def _protected(message: asn1.PKIMessage) -> None:
 def kind_of_protection(message: asn1.PKIMessage, rules: Rules) -> None:
     """The protection MUST be of the kind that the profile's way in asks for, else wrongIntegrity (RFC 9483 §3.5).
 
-    A code enrolls by MAC, a certificate by signature; an update is always signed by what it updates (RFC 9483 §4.1.3).
+    A code enrolls by MAC, a certificate by signature. Refused here is only what there is no secret to verify with.
     """
     body = message.body_type
     if is_mac(message):
         if rules.authentication_method != "enrollment_code":
             raise WrongIntegrity("this profile does not accept MAC-based protection; sign with a certificate")
-        if body is BodyType.kur:
-            raise WrongIntegrity("a kur must be signed with the certificate that it updates")
-    elif rules.authentication_method == "enrollment_code" and body is BodyType.ir:
+    elif rules.authentication_method == "enrollment_code" and body is BodyType.ir and not rules.signed_ir:
         raise WrongIntegrity("this profile asks for an enrollment code: protect the ir by a MAC")
 
 
@@ -166,6 +174,8 @@ def authorise(
     if received.event is Event.begin:
         _operation(message.body_type, rules, operation)
         if isinstance(credential, MacCredential):
+            if message.body_type is BodyType.kur:  # RFC 9483 §4.1.3; here, so that the refusal is protected by the MAC
+                raise WrongIntegrity("a kur must be signed with the certificate that it updates")
             refusal = credential.code.refusal(now)
             if refusal is not None:
                 raise NotAuthorized(refusal)
@@ -189,7 +199,7 @@ def _operation(body: BodyType, rules: Rules, label: str | None) -> None:
 
 def _sender(message: asn1.PKIMessage, credential: Credential) -> None:
     """sender MUST match the subject of the CMP protection certificate, else badMessageCheck (RFC 9483 §3.5)."""
-    if not isinstance(credential, CertificateCredential):
+    if not isinstance(credential, CertificateCredential) or message.protection is None:
         return
     name = asn1.directory_name(asn1.raw(message.header.sender))
     if name is None or not same_name(name, credential.signer.subject):

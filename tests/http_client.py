@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import inspect
 import socket
@@ -16,7 +17,7 @@ import pytest
 import uvloop
 
 from cmpd.exchange import Arrival
-from cmpd.http_transfer import CMPTransfer, Service
+from cmpd.http_transfer import NO_PROXIES, CMPTransfer, Proxies, Service
 from cmpd.limits import Limits
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -37,7 +38,7 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(watched())
-        assert complaints == []
+        assert complaints == [], complaints
 
     functools.update_wrapper(run, test)
     del run.__wrapped__  # type: ignore[attr-defined]  # pytest is to see the signature below
@@ -165,11 +166,28 @@ async def crl() -> bytes:
 class Serving:
     """A CMP listener on a free port, and what it reported."""
 
-    def __init__(self, transfer: CMPTransfer, refusals: list[tuple[int, str, str, str]]) -> None:
-        self.transfer = transfer
-        self.refusals = refusals
+    def __init__(self, service: Service, limits: Limits) -> None:
+        self.refusals: list[tuple[int, str, str, str]] = []
+        self.suspicions: list[tuple[int, str, str, str]] = []
+        self.failures: list[tuple[str, str, str]] = []
+        """Handshakes that failed."""
+        self.arrivals: list[Arrival] = []
+        self.transfer = CMPTransfer(
+            dataclasses.replace(service, respond=self._responding(service)),
+            limits,
+            lambda *refusal: self.refusals.append(refusal),
+            suspected=lambda *refusal: self.suspicions.append(refusal),
+            handshake_failed=lambda *failure: self.failures.append(failure),
+        )
         self.host = ""
         self.port = 0
+
+    def _responding(self, service: Service) -> Callable[[bytes, Arrival], Any]:
+        def respond(message: bytes, arrival: Arrival) -> Any:
+            self.arrivals.append(arrival)
+            return service.respond(message, arrival)
+
+        return respond
 
     @contextlib.asynccontextmanager
     async def connect(self, **options: Any) -> AsyncIterator[Client]:
@@ -215,12 +233,13 @@ SERVICE = Service(
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service = SERVICE, *, tls: Any = None, **limits: Any) -> AsyncIterator[Serving]:
-    refusals: list[tuple[int, str, str, str]] = []
-    transfer = CMPTransfer(service, Limits(**limits), lambda *refusal: refusals.append(refusal))
-    server = Serving(transfer, refusals)
-    server.host, server.port = await transfer.listen("127.0.0.1", 0, tls)
+async def serving(
+    service: Service = SERVICE, *, tls: Any = None, proxies: Proxies = NO_PROXIES, **limits: Any
+) -> AsyncIterator[Serving]:
+    server = Serving(service, Limits(**limits))
+    server.transfer.proxies = proxies
+    server.host, server.port = await server.transfer.listen("127.0.0.1", 0, tls)
     try:
         yield server
     finally:
-        await transfer.stop(WAIT)
+        await server.transfer.stop(WAIT)

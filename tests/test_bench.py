@@ -341,6 +341,17 @@ def test_what_is_compared_with_pbm_shows_what_it_costs_more() -> None:
     assert "| +0.25 ms | +0.26 ms (over) |" in table
 
 
+def test_handshakes_are_shown_apart() -> None:
+    slow = [Measured(transactions=1, server_cpu=3.0e-3, handshake=1.92e-3, latencies=[0.01], elapsed=1)]
+    plain = [Measured(transactions=1, server_cpu=1.0e-3, latencies=[0.01], elapsed=1)]
+    found = report.Report({"date": "today"}, 1, 16, rows={"pbm": plain, "tls": slow})
+    table = re.sub(r" +", " ", report.markdown(found))
+    assert "handshakes aside | +10.0 % | +8.0 % | +8.0 % |" in table
+    assert "| a TLS 1.3 connection with a client certificate, handshake to end | | 1.92 ms | 1.92 ms |" in table
+    del found.rows["pbm"]
+    assert "handshakes aside | +10.0 % | 1.08 ms |" in re.sub(r" +", " ", report.markdown(found))
+
+
 def test_without_pbm_nothing_is_compared() -> None:
     table = compared(smime=9e-3, connections=9e-3)
     assert "| +15.0 % | 9.00 ms | 9.00 ms | | | | | |" in table
@@ -363,7 +374,8 @@ def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
         assert 0 < row["cpu_median"] < time.time() - started
         assert len(row["request_sizes"]) == (1 if name == "implicit" else 2)
         assert bool(row["ratios"]) == (name != "connections")
-        assert len(row["extra"]) == (name in {"smime", "connections"})
+        assert len(row["extra"]) == (name in {"smime", "code", "tls", "connections"})
+        assert (row["handshake"][0] > 0) == (name == "tls")
     assert found["rows"]["smime"]["floor"] == found["rows"]["pbm"]["floor"]
     assert found["decode"] > 0
     assert not list(tmp_path.iterdir())

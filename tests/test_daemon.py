@@ -336,7 +336,7 @@ def test_a_port_in_use_is_one_line_and_exit_status_1(config: Path, section: str)
     [("192.0.2.1:8829", "no such address on this machine")],
 )
 def test_an_address_that_is_not_ours(config: Path, address: str, reason: str) -> None:
-    edit(config, ('[server]\nlisten = "127.0.0.1:0"', f'[server]\nlisten = "{address}"'))
+    edit(config, ('[server]\nlisten = "127.0.0.1:0"', f'[server]\nallow_http = true\nlisten = "{address}"'))
     done = run_serve(config)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()

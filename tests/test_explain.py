@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from cmpd import cli
 from cmpd.asn1 import BodyType
 from tests.daemon import SECRET, Site
 from tests.ee import EE, Answer, Draft, new_key, san
 from tests.http_client import WAIT
-from tests.world import vendor
+from tests.world import certificate, vendor
 
 
 @dataclass(frozen=True)
@@ -376,3 +376,76 @@ def test_signature_protection_by_a_trusted_vendor(site: Site, explain: Explain) 
     done = explain(ee.seal(ee.ir(subject="CN=device-1")), profile="gateway")
     assert done.status == 0, done.err
     assert done.step("authentication") == (True, "signature with the certificate of CN=IDevID 0815: verifies")
+
+
+def test_as_if_it_came_from_elsewhere(site: Site, explain: Explain) -> None:
+    """The address is what the profile sees of it."""
+    site.profile("plant", ('method = "cmp"\n', 'method = "cmp"\nclient_addresses = ["10.0.0.0/8", "127.0.0.77/32"]\n'))
+    ee = site.code("device-1", profile="plant")
+    data = ee.seal(ee.ir(subject="CN=device-1"))
+    done = explain(data, profile="plant")
+    assert done.status == 1
+    assert "requests from this address are not accepted (enrollment.client_addresses)" in done.json["refusal"]
+    assert explain(data, "--address", "10.1.2.3", profile="plant").json["accepted"]
+    assert "--address here: not an address; write 192.0.2.1" in explain(data, "--address", "here").err
+
+
+def test_as_if_the_url_named_the_code(site: Site, explain: Explain) -> None:
+    """For a client whose reference cannot be set."""
+    site.code("device-1")
+    ee = EE.with_code("factory-default", SECRET)
+    data = ee.seal(ee.ir(subject="CN=device-1"))
+    assert explain(data).status == 1
+    done = explain(data, "--code", "device-1")
+    assert done.json["accepted"], done.err
+    assert done.step("enrollment code") == (True, "used 0 of 1 times")
+
+
+def test_as_if_it_came_over_tls(site: Site, explain: Explain, tmp_path: Path) -> None:
+    """As the profile asks for it; the chain follows the client's certificate in the file."""
+    client, root = vendor("CN=gateway")
+    other, _ = vendor("CN=gateway")
+    folder = site.folder / "profiles"
+    (folder / "clients.pem").write_bytes(root.public_bytes(Encoding.PEM))
+    tls = '[enrollment.tls]\ntrusted_certificates = ["clients.pem"]\nrequired = true\n'
+    site.profile("plant", ("[enrollment.tls]\n", tls), ("\nrequired = false\n", "\n"))
+    site.append(server_tls(tmp_path))
+    ee = site.code("device-1", profile="plant")
+    data = ee.seal(ee.ir(subject="CN=device-1"))
+    done = explain(data, profile="plant")
+    assert done.step("TLS client")[0] is False
+    assert "the profile asks for a TLS client certificate" in done.json["refusal"]
+    for number, (one, good) in enumerate(((client, True), (other, False))):
+        file = tmp_path / f"{number}.pem"
+        file.write_bytes(b"".join(pem(found) for found in (one.certificate, *one.chain) if found is not None))
+        done = explain(data, "--tls-certificate", file, profile="plant")
+        assert done.json["accepted"] is good, done.err
+        assert not good or done.step("TLS client") == (True, "certificate of CN=CN\\=gateway")
+    done = explain(data, "--tls-certificate", site.config, profile="plant")
+    assert "cmpd.toml: not a PEM file with a certificate" in done.err
+
+
+def test_a_code_that_is_locked(site: Site, explain: Explain) -> None:
+    ee = site.code("device-1")
+    data = ee.seal(ee.ir(subject="CN=device-1"))
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    found = site.store(lambda store: store.code("device", b"device-1"))
+    assert found is not None
+    site.store(lambda store: store.lock_code(found.id, until=until, locks=1))
+    done = explain(data)
+    assert done.status == 1
+    assert done.step("enrollment code") == (False, f"locked after wrong MACs until {until:%Y-%m-%dT%H:%M:%SZ}")
+    assert "too many wrong MACs with this reference" in done.json["refusal"]
+
+
+def pem(found: bytes) -> bytes:
+    return x509.load_der_x509_certificate(found).public_bytes(Encoding.PEM)
+
+
+def server_tls(folder: Path) -> str:
+    """A section [server.tls] with a certificate of its own."""
+    key = new_key()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "tls.key").write_bytes(private)
+    (folder / "tls.pem").write_bytes(certificate(key, "127.0.0.1").public_bytes(Encoding.PEM))
+    return f'[server.tls]\nlisten = "127.0.0.1:0"\ncertificate = "{folder}/tls.pem"\nkey = "{folder}/tls.key"'

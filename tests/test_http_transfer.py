@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cmpd.exchange import Arrival
+from cmpd.exchange import Arrival, TooManyRequests
 from cmpd.http_transfer import Connection, Service, segments, server_tls
 from tests.http_client import SERVICE, WAIT, both_loops, echo, post, self_signed, serving
 
@@ -56,6 +56,12 @@ async def test_a_message_is_answered_with_200_and_the_media_type() -> None:
         ("/.well-known/cmp/p/device/keyupdate/", "device|keyupdate"),
         ("/cmp/4f2a9c", "device|None"),
         ("/cmp/4f2a9c/pkcs10", "device|pkcs10"),
+        ("/cmp/4f2a9c/ref-1", "device|None|ref-1"),
+        ("/cmp/4f2a9c/ref-1/", "device|None|ref-1"),
+        ("/cmp/4f2a9c/ref-1/keyupdate", "device|keyupdate|ref-1"),
+        ("/cmp/4f2a9c/pkcs10/pkcs10", "device|pkcs10|pkcs10"),
+        ("/cmp/4f2a9c/%47er%C3%A4t%2F1?x", "device|None|Gerät/1"),
+        ("/cmp/4f2a9c/" + "%C3%A4" * 64, "device|None|" + "ä" * 64),
         ("/.well-known/cmp/p/device?x=/../y", "device|None"),
         ("/.well-known/cmp/p/device?", "device|None"),
         ("/.well-known/cmp/p/d%65vice", "device|None"),
@@ -71,7 +77,9 @@ async def test_the_paths_of_cmp(path: str, found: str) -> None:
     """RFC 9811 §3.4, RFC 9483 §6.1; the absolute form is what clients send to a proxy (RFC 9112 §3.2.2)."""
     async with serving() as server:
         reply = await server.ask(post(path))
-        assert (reply.status, reply.body.decode()) == (200, f"127.0.0.1|{found}|PKIMessage")
+        profile, operation, *code = found.split("|")
+        assert (reply.status, reply.body.decode()) == (200, f"127.0.0.1|{profile}|{operation}|PKIMessage")
+        assert server.arrivals[0].code == (code[0] if code else None)
 
 
 @both_loops
@@ -116,7 +124,12 @@ async def test_every_operation_label_of_rfc_9483_6_1() -> None:
         "/cmp",
         "/cmp/",
         "/cmp/device",
-        "/cmp/4f2a9c/x",
+        "/cmp/4f2a9c//",
+        "/cmp/4f2a9c//keyupdate",
+        "/cmp/4f2a9c/x/y",
+        "/cmp/4f2a9c/x/keyupdate/y",
+        "/cmp/4f2a9c/" + "x" * 65,
+        "/.well-known/cmp/p/device/x",
         "/cmp/4f2a9",
         "/crl",
         "/crl/",
@@ -237,6 +250,21 @@ async def test_a_message_in_many_pieces_and_chunks() -> None:
                 client.send(request[start : start + 97])
                 await asyncio.sleep(0)
             assert (await client.reply()).body == b"127.0.0.1|device|None|" + body
+
+
+@both_loops
+async def test_too_many_requests_are_429_and_told_when_to_come_again() -> None:
+    """RFC 6585 §4, RFC 9110 §10.2.3; the connection stays."""
+
+    async def busy(_message: bytes, _arrival: Arrival) -> TooManyRequests:
+        return TooManyRequests(17)
+
+    async with serving(dataclasses.replace(SERVICE, respond=busy)) as server, server.connect() as client:
+        for _ in range(2):
+            reply = await client.ask(post())
+            assert (reply.status, reply.headers["retry-after"]) == (429, "17")
+            assert reply.is_plain_refusal()
+        assert [refusal[0] for refusal in server.refusals] == [429, 429]
 
 
 @both_loops

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cmpd import asn1, protection, responder
+from cmpd import asn1, authentication, protection
 from cmpd.asn1 import BodyType, der, oids
 from cmpd.limits import Limits
 from cmpd.protection import certpath, mac, signature
@@ -63,7 +63,7 @@ def work(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
         return real(found, secret)
 
     real = mac.derive
-    for module in (mac, protection, responder):
+    for module in (mac, protection, authentication):
         monkeypatch.setattr(module, "derive", derive)
     monkeypatch.setattr(signature, "verify", counted("verify", signature.verify))
     monkeypatch.setattr(asn1.PKIMessage, "decode_body", counted("decode_body", asn1.PKIMessage.decode_body))

@@ -156,7 +156,6 @@ async def test_the_memory_is_bounded(world: World) -> None:
 
 async def test_a_reload_hands_the_memory_on(world: World) -> None:
     await world.post(b"garbage")
-    memory = world.responder.refusals
     after = Responder(
         profiles=world.profiles,
         default=None,
@@ -164,7 +163,7 @@ async def test_a_reload_hands_the_memory_on(world: World) -> None:
         store=world.store,
         limits=world.limits,
         observe=world.exchanges.append,
-        refusals=memory,
+        before=world.responder,
     )
     await after.respond(b"more garbage", Arrival("192.0.2.1"))
     assert len(after.refusals.latest()) == 2

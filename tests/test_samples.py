@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.cli import main, schemas
 from cmpd.cli.wizard import Wizard
-from cmpd.profile import Profile, load_directory, templates
+from cmpd.profile import Profile, enrollment, load_directory, templates
+from cmpd.profile.access import Surroundings, access_faults
 from cmpd.settings import Settings
 from tests.world import vendor
 
@@ -128,6 +129,27 @@ def test_all_samples_load_together(samples: Path) -> None:
         "device": None,
         **{name: name for name in templates()},
     }
+    assert [fault for profile in loaded.values() for fault in access_faults(profile, Surroundings())] == []
+
+
+def test_the_device_sample_with_every_key_switched_on(samples: Path) -> None:
+    """Its examples of who may enroll are a profile too."""
+    text = (samples / "device.toml").read_text()
+    assert '# base_template = "generic-device"' in text
+    part = re.search(r"(?ms)^\[enrollment\]$.*?(?=^\[renewal\]$)", text)
+    assert part is not None
+    table = tomllib.loads(re.sub(r"(?m)^# (?=[a-z_]+ = |\[)", "", part[0]))["enrollment"]
+    for model, keys in (
+        (enrollment.EnrollmentConfig, table),
+        (enrollment.CodeConfig, table["code"]),
+        (enrollment.ClientConfig, table["client"]),
+        (enrollment.TLSConfig, table["tls"]),
+        (enrollment.RevocationConfig, table["revocation"]),
+        (enrollment.VendorConfig, table["vendor"]),
+        (enrollment.LegacyConfig, table["legacy"]),
+    ):
+        assert set(keys) == set(model.model_fields), model
+        model.model_validate(keys)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -169,6 +191,10 @@ def test_the_schemas_accept_all_samples(tmp_path: Path) -> None:
         ('id = "short"', "id"),
         ("unknown = 1", "unknown"),
         ('[validity]\ndefault = "a year"', "validity.default"),
+        ('[enrollment.tls]\nbinding = "any"', "enrollment.tls.binding"),
+        ("[enrollment.code]\nlock_after = 0", "enrollment.code.lock_after"),
+        ("[enrollment.vendor]\nallow_list = 1", "enrollment.vendor.allow_list"),
+        ('[enrollment]\nservice_user = "the gateway"', "enrollment.service_user"),
         ("[renewal]\nwindow_days = 0", "renewal.window_days"),
         ("[subject]\ncommon_name.include = true", "subject.common_name.include"),
         ("[san]\nemail.domains = []", "san.email.domains"),

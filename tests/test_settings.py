@@ -183,6 +183,74 @@ def test_anything_else_is_refused_with_an_example(text: object) -> None:
         Listen.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("listen", "local"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.99.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("192.0.2.1:1", False),
+        ("[2001:db8::1]:1", False),
+        ("[::ffff:192.0.2.1]:1", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(listen: str, local: bool) -> None:
+    assert Listen.parse(listen).is_local() is local
+
+
+def test_a_host_that_is_none_has_no_addresses() -> None:
+    with pytest.raises(OSError, match=r"not known|No address"):
+        Listen.parse("no-such-host.invalid:1").is_local()
+
+
+class TestProxy:
+    """[server.proxy] says who may speak for clients, and never everybody."""
+
+    def test_its_defaults(self, write: Write) -> None:
+        settings = Settings.load(write('[server.proxy]\naddresses = ["127.0.0.1", "10.0.0.0/8", "fd00::/64"]\n'))
+        proxy = settings.server.proxy
+        assert proxy is not None
+        assert [str(network) for network in proxy.addresses] == ["127.0.0.1/32", "10.0.0.0/8", "fd00::/64"]
+        assert (proxy.certificate, proxy.certificate_header, proxy.chain_header) == ("off", None, None)
+        assert proxy.client_address == "X-Forwarded-For"
+
+    @pytest.mark.parametrize(
+        ("key", "reason"),
+        [
+            ("addresses = []", "server.proxy.addresses: value []: names nobody; "),
+            ('addresses = ["0.0.0.0/0"]', "everybody could speak for every client; "),
+            ('addresses = ["10.0.0.0/8", "::/0"]', "everybody could speak for every client; "),
+            ('addresses = ["proxy.example.com"]', "server.proxy.addresses.0: value 'proxy.example.com': no IP address"),
+            ('addresses = ["10.0.0.1/8"]', "no IP address or network; "),
+            ('certificate = "off"', "server.proxy.addresses: missing; set it"),
+            ('addresses = ["::1"]\ncertificate = "envoy"', "server.proxy.certificate: value 'envoy': "),
+            (
+                'addresses = ["::1"]\nchain_header = "a b"',
+                "server.proxy.chain_header: value 'a b': no name of a header",
+            ),
+            ('addresses = ["::1"]\ncertificate_header = ""', "server.proxy.certificate_header: no name of a header"),
+            (
+                'addresses = ["::1"]\nclient_address = "a:"',
+                "server.proxy.client_address: value 'a:': no name of a header",
+            ),
+        ],
+    )
+    def test_what_is_wrong_with_it(self, write: Write, key: str, reason: str) -> None:
+        (fault,) = faults_of(write(f"[server.proxy]\n{key}\n"))
+        assert reason in fault
+        assert "; " in fault
+
+
+def test_the_oldest_tls_version_is_one_of_two(write: Write) -> None:
+    (fault,) = faults_of(
+        write('[server.tls]\nlisten = "[::1]:1"\ncertificate = "a"\nkey = "b"\nminimum_version = "1.1"\n')
+    )
+    assert fault.startswith("server.tls.minimum_version: value '1.1': ")
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:8829", "[::]:8829"])
 def test_listening_everywhere_needs_a_url(write: Write, listen: str) -> None:
     """No client can connect to 0.0.0.0, and the URL goes into certificates."""

@@ -159,6 +159,11 @@ def test_a_device_profile_page_by_page(terminal_of: Open, config: Path) -> None:
             "display-name": ["Sensors of plant 1"],
             "description": ["\x07", 'ü "quoted" # \\'],
             "contact": [""],
+            "client-addresses": [
+                "10.0.0.1/8",
+                "10.0.0.0/8, 2001:db8::/32",
+            ],
+            "lock-after": ["0", "5"],
             "validity": ["20y", "soon", "180d"],
             "key-types": ["dsa", "ecdsa"],
             "renewal-window": ["many", "45"],
@@ -181,6 +186,9 @@ def test_a_device_profile_page_by_page(terminal_of: Open, config: Path) -> None:
     for page in PAGES:
         assert f"\n{page.title} (" in text
     assert {"validation-type", "trusted-certificates", "service-user", "escrow"}.isdisjoint(asked)
+    assert {"vendor-serial", "tls-binding", "tls-unprotected", "client", "crl"}.isdisjoint(asked)
+    assert {"global-code", "give-back", "lock-max"} <= set(asked)
+    assert "is not an address range such as 10.0.0.0/8" in text
     assert "rsa-min-bits" not in asked, "there are no RSA keys any more"
     path = config.parent / "profiles" / "sensors.toml"
     table = tomllib.loads(path.read_text())
@@ -190,7 +198,12 @@ def test_a_device_profile_page_by_page(terminal_of: Open, config: Path) -> None:
         "issuer": "local",
         "name": "Sensors of plant 1",
         "description": 'ü "quoted" # \\',
-        "enrollment": {},
+        "enrollment": {
+            "client_addresses": ["10.0.0.0/8", "2001:db8::/32"],
+            "code": {"lock_after": 5},
+            "tls": {},
+            "revocation": {},
+        },
         "renewal": {"window_days": 45},
         "validity": {"default": "180d"},
         "signature": {},
@@ -254,7 +267,15 @@ def test_a_public_mail_profile_asks_for_what_the_template_needs(terminal_of: Ope
             "organization": ["", "Example GmbH"],
             "organization-identifier": ["", "VATDE-123456789"],
             "subject": ["country_name=fixed:DE", ""],
-            "service-user": ["gateway"],
+            "service-user": ["the gateway", "gateway"],
+            "client": [
+                "subject=(",
+                "names=x",
+                "subject=CN=gateway-[0-9]+,O=Example",
+                'san=["dns:gw[0-9]{1,3}[.].*"]',
+                "",
+            ],
+            "crl": ["required"],
             "lint": ["off"],
         },
     )
@@ -263,10 +284,17 @@ def test_a_public_mail_profile_asks_for_what_the_template_needs(terminal_of: Ope
     assert "'nothing.pem' cannot be read" in terminal.transcript
     assert "This needs an answer" in terminal.transcript
     assert "cmpd code create" not in terminal.transcript
-    assert "a certificate for gateway that it has already, under clients.pem." in terminal.transcript
+    assert "a certificate that it has already, under clients.pem." in terminal.transcript
+    assert f"cmpd service-user add --config {config} gateway --certificate FILE" in terminal.transcript
+    assert "global-code" not in asked
     profile = Profile.load(folder / "public.toml")
     assert (profile.validation_type, profile.generation) == ("sponsor", "multipurpose")
     assert profile.service_user == "gateway"
+    assert profile.client.subject is not None
+    assert profile.client.subject.matches("CN=gateway-7,O=Example")
+    assert len(profile.client.san) == 1
+    assert profile.revocation.crl == "required"
+    assert "enrollment.client.names: unknown key" in terminal.transcript
     assert profile.organization is not None
 
 
@@ -301,6 +329,19 @@ def test_the_end_of_the_answers_writes_nothing(terminal_of: Open, config: Path) 
         (("--name", "x", "--template", "generic-user", "--set", "foo.bar=1"), "--set foo.bar=1: foo: unknown key; "),
         (("--name", "x", "--template", "generic-user", "--set", "foo"), "--set foo: 'foo' is not NAME=VALUE"),
         (("--name", "x", "--template", "generic-user", "--set", "id=short"), "--set id=short: id: 'short' is not 22 "),
+        (
+            ("--name", "x", "--template", "generic-user", "--service-user", "x"),
+            "--service-user x: enrollment.service_user: ",
+        ),
+        (
+            ("--name", "x", "--template", "generic-user", "--tls-binding", "ra", "--tls-required", "yes"),
+            "--tls-binding",
+        ),
+        (("--name", "x", "--template", "generic-user", "--vendor-subject", "CN={serial}"), "--vendor-certificates: "),
+        (
+            ("--name", "x", "--template", "generic-user", "--client", "subject=("),
+            "--client subject=(: enrollment.client",
+        ),
         (("--name", "x", "--template", "generic-user", "--until", "never"), "--until never: 'never' is not a date "),
         (("--name", "x", "--template", "generic-user", "--lint", "a\x1b[2J"), "--lint a\\x1b[2J: has a character "),
         (
@@ -415,6 +456,19 @@ def test_options_are_told_apart() -> None:
         (("--extension", "1.2.3.4=integer:5", "--extension", "tls_feature=der:3003020105"), "extensions.custom",
          [{"oid": "1.2.3.4", "type": "integer", "value": 5}, {"oid": "tls_feature", "der_hex": "3003020105"}]),
         (("--set", "enrollment.legacy.short_nonces=yes"), "enrollment.legacy", {"short_nonces": True}),
+        (("--tls-required", "yes", "--tls-trusted-certificates", "ca.pem", "--tls-binding", "same_subject",
+          "--service-user", "gw"), "enrollment.tls",
+         {"required": True, "trusted_certificates": ["ca.pem"], "binding": "same_subject"}),
+        (("--vendor-certificates", "ca.pem", "--vendor-subject", "CN={serial},O=Example",
+          "--vendor-serial", "san.hardware_module_name", "--vendor-list", "no"), "enrollment.vendor",
+         {"trusted_certificates": ["ca.pem"], "serial_from": "san.hardware_module_name", "allow_list": False,
+          "subject": "CN={serial},O=Example"}),
+        (("--global-code", "yes", "--give-back", "yes", "--lock-for", "2h", "--lock-max", "4h"), "enrollment.code",
+         {"allow_global": True, "give_back": True, "lock_for": "2h", "lock_max": "4h"}),
+        (("--client", "extended_key_usages=client_auth", "--client", "issuer=CN=Example CA,O=Example"),
+         "enrollment.client", {"extended_key_usages": ["client_auth"], "issuer": "CN=Example CA,O=Example"}),
+        (("--client-addresses", "10.0.0.0/8,192.0.2.7"), "enrollment.client_addresses", ["10.0.0.0/8", "192.0.2.7"]),
+        (("--crl", "off", "--ocsp-check", "required"), "enrollment.revocation", {"crl": "off", "ocsp": "required"}),
         (("--organization", "Example GmbH", "--organization-id", "4711"), "organization",
          {"name": "Example GmbH", "id": 4711}),
         (("--subject", "given_name=optional", "--subject", "surname=optional",
@@ -423,6 +477,8 @@ def test_options_are_told_apart() -> None:
     ],
 )  # fmt: skip
 def test_what_an_answer_means(new: New, config: Path, arguments: tuple[str, ...], key: str, value: object) -> None:
+    _, root = vendor()
+    (config.parent / "profiles" / "ca.pem").write_bytes(_pem(root))
     done = new("--name", "x", "--template", "generic-device", *arguments)
     assert done.status == 0, done.err
     found: object = tomllib.loads((config.parent / "profiles" / "x.toml").read_text())

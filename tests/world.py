@@ -13,15 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd import issuers
-from cmpd.exchange import Arrival, EnrollmentCode, Exchange
+from cmpd.exchange import Arrival, EnrollmentCode, Exchange, TLSClient
 from cmpd.limits import Limits
-from cmpd.ports import Issuer
+from cmpd.ports import Issuer, RevocationSource
 from cmpd.profile import Profile
 from cmpd.responder import Responder
 from cmpd.store.sqlite import SQLiteStore
 from tests.ee import EE, Answer, Draft, new_key
 
 SECRET = "correct-horse-battery"
+UNCOUNTED = Limits(address_requests=0, address_failures=0)
+"""The limits for tests that send more than anybody would."""
 _ids = itertools.count(1)
 
 
@@ -30,7 +32,8 @@ def device_table(**changes: Any) -> dict[str, Any]:
     table: dict[str, Any] = {
         "id": f"profile-for-tests-{next(_ids):06d}",
         "issuer": "local",
-        "enrollment": {"authentication_method": "enrollment_code"},
+        # many a test gets MACs wrong more often than a profile would let pass
+        "enrollment": {"authentication_method": "enrollment_code", "code": {"lock_after": 1_000_000}},
         "validity": {"default": "365d", "max": "2y"},
         "key": {"allowed_types": ["rsa", "ecdsa", "ed25519", "ed448", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"]},
         "subject": {
@@ -73,7 +76,8 @@ class World:
     issuer: Issuer
     clock: Clock
     base: Path
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = UNCOUNTED
+    revocations: RevocationSource | None = None
     profiles: dict[str, Profile] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
     default: str | None = "device"
@@ -96,6 +100,7 @@ class World:
                 limits=self.limits,
                 observe=self.exchanges.append,
                 clock=self.clock,
+                revocations=self.revocations,
             )
         return self._responder
 
@@ -116,8 +121,17 @@ class World:
         await self.store.create_code(profile, reference, secret.encode(), uses, expires, self.clock())
         return EE.with_code(reference, secret, now=self.clock())
 
-    async def post(self, data: bytes, *, profile: str | None = "device", operation: str | None = None) -> bytes:
-        return await self.responder.respond(data, Arrival("192.0.2.1", profile, operation))
+    async def post(
+        self,
+        data: bytes,
+        *,
+        profile: str | None = "device",
+        operation: str | None = None,
+        address: str = "192.0.2.1",
+        code: str | None = None,
+        client: TLSClient | None = None,
+    ) -> bytes:
+        return await self.responder.respond(data, Arrival(address, profile, operation, code, client))
 
     async def send(self, ee: EE, draft: Draft, **arrival: Any) -> Answer:
         """Protect, send, and read the answer with all checks."""
@@ -159,10 +173,11 @@ def certificate(
     extensions: list[tuple[x509.ExtensionType, bool]] | None = None,
     path_length: int | None = None,
     basic_constraints: bool = True,
+    name: x509.Name | None = None,
 ) -> x509.Certificate:
-    """A certificate of some other PKI: a vendor's, an RA's, an attacker's."""
+    """A certificate of some other PKI: a vendor's, an RA's, an attacker's; `name` is a subject of more than a CN."""
     now = datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)])
+    name = name or x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)])
     signing = issuer_key or key
     builder = (
         x509.CertificateBuilder()

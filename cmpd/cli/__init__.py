@@ -3,6 +3,7 @@
 They are imported when their command runs, so that `cmpd --help` and a wrong option are answered at once.
 """
 
+import enum
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ cert = typer.Typer(help="Issued certificates.", no_args_is_help=True)
 template = typer.Typer(help="Base templates, what profiles start from.", no_args_is_help=True)
 seat = typer.Typer(help="Seats: who holds which certificates.", no_args_is_help=True)
 refusals = typer.Typer(help="Requests that were refused, and why.")
+service_user = typer.Typer(help="Service users: certificates that alone may use a profile.", no_args_is_help=True)
+device = typer.Typer(help="Devices that enroll with the certificate of their maker.", no_args_is_help=True)
 app.add_typer(code, name="code")
 app.add_typer(profile, name="profile")
 app.add_typer(template, name="template")
@@ -39,6 +42,8 @@ app.add_typer(ca, name="ca")
 app.add_typer(cert, name="cert")
 app.add_typer(seat, name="seat")
 app.add_typer(refusals, name="refusals")
+app.add_typer(service_user, name="service-user")
+app.add_typer(device, name="device")
 
 Config = Annotated[
     Path | None,
@@ -47,10 +52,23 @@ Config = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Profile = Annotated[str, typer.Option("--profile", metavar="NAME", help="The profile's name.")]
 OfProfile = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Only those of this profile.")]
+Reference = Annotated[str, typer.Option("--reference", metavar="R", help="The code's reference.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help="Only `usable`, `not-yet-valid`, `locked`, `used-up`, `expired` or `revoked` ones; repeatable.",
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")]
 Directory = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to make.")]
 Listen = Annotated[
     str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where to serve CMP; else 127.0.0.1:8829.")
+]
+AllowHTTP = Annotated[
+    bool,
+    typer.Option("--allow-http", help="Serve other machines over plain HTTP; without it --listen is loopback only."),
 ]
 AdminListen = Annotated[
     str | None,
@@ -101,22 +119,24 @@ def _chosen(context: typer.Context, config: Path | None) -> Path:
 def quickstart(
     directory: Directory = Path("cmpd-data"),
     listen: Listen = None,
+    allow_http: AllowHTTP = False,
     admin_listen: AdminListen = None,
     json: Json = False,
 ) -> None:
     """Make a CA unless it is there, serve, and show how to enroll.
 
-    In a folder that is there already, --listen and --admin-listen hold for this run only.
+    In a folder that is there already, --listen, --allow-http and --admin-listen hold for this run only.
     """
     from cmpd.cli import setup  # noqa: PLC0415  start-up time
 
-    setup.quickstart(directory, listen=listen, admin_listen=admin_listen, json=json)
+    setup.quickstart(directory, listen=listen, allow_http=allow_http, admin_listen=admin_listen, json=json)
 
 
 @app.command()
 def init(
     directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder to make.")],
     listen: Listen = None,
+    allow_http: AllowHTTP = False,
     admin_listen: AdminListen = None,
     url: Annotated[
         str | None,
@@ -127,7 +147,7 @@ def init(
     """Make configuration, CA, database and profile; overwrite nothing."""
     from cmpd.cli import setup  # noqa: PLC0415  start-up time
 
-    setup.init(directory, listen=listen, admin_listen=admin_listen, url=url, json=json)
+    setup.init(directory, listen=listen, allow_http=allow_http, admin_listen=admin_listen, url=url, json=json)
 
 
 @app.command()
@@ -173,13 +193,35 @@ def explain(
         str | None,
         typer.Option("--at", metavar="TIME", help="Decide as of 2026-01-31T12:00:00Z, or `message`: its messageTime."),
     ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="IP", help="As if it came from there; else 127.0.0.1.")
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option("--code", metavar="R", help="As if it came to /cmp/ID/R, which names the enrollment code."),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-certificate", metavar="PEM", help="As if it came over TLS from who has this; its chain may follow."
+        ),
+    ] = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Say what would come of a request, rule by rule. Nothing is issued, and nothing changes."""
     from cmpd.cli import explanation  # noqa: PLC0415  start-up time
 
-    explanation.show(_chosen(context, config), file, profile=profile, at=at, json=json)
+    explanation.show(
+        _chosen(context, config),
+        file,
+        profile=profile,
+        at=at,
+        address=address,
+        code=code,
+        tls_certificate=tls_certificate,
+        json=json,
+    )
 
 
 @app.command()
@@ -212,40 +254,107 @@ def code_create(
     context: typer.Context,
     profile: Profile,
     uses: Annotated[
-        str, typer.Option("--uses", metavar="N", help="How many certificates it is good for, or `unlimited`.")
-    ] = "1",
+        str | None,
+        typer.Option(
+            "--uses",
+            metavar="N",
+            help="How many certificates it is good for, or `unlimited`; else 1, with --global unlimited.",
+        ),
+    ] = None,
+    valid_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME|DURATION", help="When it begins to be good, or in how long; else now."),
+    ] = None,
     expires: Annotated[
-        str, typer.Option("--expires", metavar="DURATION", help="How long it is good, or `never`.")
+        str, typer.Option("--expires", metavar="DURATION|TIME", help="How long it is good, or until when, or `never`.")
     ] = "7d",
     reference: Annotated[
         str | None, typer.Option("--reference", metavar="R", help="The name that the client sends; else a random one.")
     ] = None,
+    seat: Annotated[str | None, typer.Option("--seat", metavar="SEAT", help="Good for this seat only.")] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", metavar="RE", help="RE2 pattern for the whole subject, such as CN=pump-[0-9]+,O=X."),
+    ] = None,
+    san: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--san", metavar="RE", help="RE2 pattern that SAN entries such as dns:a.example must match; repeatable."
+        ),
+    ] = None,
+    key_fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            "--key-fingerprint", metavar="SHA256", help="Good for the public key of this SubjectPublicKeyInfo hash."
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="The same by a PEM public key, PKCS #10 request or certificate."),
+    ] = None,
+    is_global: Annotated[
+        bool,
+        typer.Option(
+            "--global",
+            help="Good for every reference value: one secret for a whole fleet. Whoever learns it can enroll any name"
+            " that the profile allows, until it is revoked. The profile must allow it.",
+        ),
+    ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Make an enrollment code. Its secret is shown now and never again."""
+    """Make an enrollment code. Its secret is shown now; later only `export` shows it."""
     from cmpd.cli import codes  # noqa: PLC0415  start-up time
 
-    codes.create(_chosen(context, config), profile=profile, uses=uses, expires=expires, reference=reference, json=json)
+    codes.create(
+        _chosen(context, config),
+        profile=profile,
+        uses=uses,
+        expires=expires,
+        valid_from=valid_from,
+        reference=reference,
+        seat=seat,
+        subject=subject,
+        san=san or [],
+        key_fingerprint=key_fingerprint,
+        key=key,
+        is_global=is_global,
+        json=json,
+    )
 
 
 @code.command("list")
 def code_list(
     context: typer.Context,
     profile: OfProfile = None,
+    state: States = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """List enrollment codes, without their secrets."""
     from cmpd.cli import codes  # noqa: PLC0415  start-up time
 
-    codes.show_all(_chosen(context, config), profile=profile, json=json)
+    codes.show_all(_chosen(context, config), profile=profile, states=state or [], json=json)
+
+
+@code.command("show")
+def code_show(
+    context: typer.Context,
+    reference: Reference,
+    profile: Profile,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show everything about an enrollment code but its secret."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.show(_chosen(context, config), profile=profile, reference=reference, json=json)
 
 
 @code.command("revoke")
 def code_revoke(
     context: typer.Context,
-    reference: Annotated[str, typer.Option("--reference", metavar="R", help="The code's reference.")],
+    reference: Reference,
     profile: Profile,
     config: Config = None,
     json: Json = False,
@@ -254,6 +363,122 @@ def code_revoke(
     from cmpd.cli import codes  # noqa: PLC0415  start-up time
 
     codes.revoke(_chosen(context, config), profile=profile, reference=reference, json=json)
+
+
+@code.command("unlock")
+def code_unlock(
+    context: typer.Context,
+    reference: Reference,
+    profile: Profile,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Let an enrollment code be used again at once that wrong MACs have locked."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.unlock(_chosen(context, config), profile=profile, reference=reference, json=json)
+
+
+@code.command("verify")
+def code_verify(
+    context: typer.Context,
+    profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="The profile's name.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="R", help="Also see that it is this code's.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """See whether a secret is typed right; it is asked for, or read from standard input. Exit status 1 if not."""
+    from cmpd.cli import codes  # noqa: PLC0415  start-up time
+
+    codes.verify(_chosen(context, config), profile=profile, reference=reference, json=json)
+
+
+@code.command("import")
+def code_import(
+    context: typer.Context,
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A CSV with a header line; - is standard input. Columns, all optional: reference, secret (16"
+            " characters or more), uses, valid_from, expires, seat, subject, san (several with spaces or semicolons"
+            " between), key_fingerprint.",
+        ),
+    ],
+    profile: Profile,
+    uses: Annotated[
+        str, typer.Option("--uses", metavar="N", help="How many certificates each is good for, where no cell says it.")
+    ] = "1",
+    expires: Annotated[
+        str,
+        typer.Option("--expires", metavar="DURATION|TIME", help="How long each is good, where no cell says it."),
+    ] = "7d",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write the codes to a new CSV, with their secrets."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only see whether all lines are right.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Make many enrollment codes from a CSV: all, or none and every wrong line is named."""
+    from cmpd.cli import code_files  # noqa: PLC0415  start-up time
+
+    code_files.load(
+        _chosen(context, config),
+        file,
+        profile=profile,
+        uses=uses,
+        expires=expires,
+        dry_run=dry_run,
+        output=output,
+        json=json,
+    )
+
+
+@code.command("export")
+def code_export(
+    context: typer.Context,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="csv|letters", help="A CSV, or letters to print: one HTML page for each code."
+        ),
+    ] = "csv",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE|DIR",
+            help="The new file; else a CSV goes to standard output. Letters go into one FILE.html, or a new folder.",
+        ),
+    ] = None,
+    profile: OfProfile = None,
+    reference: Annotated[
+        list[str] | None, typer.Option("--reference", metavar="R", help="Only this code; repeatable.")
+    ] = None,
+    state: States = None,
+    with_secrets: Annotated[
+        bool, typer.Option("--with-secrets", help="Write the secrets into the CSV; letters always have them.")
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Write enrollment codes as CSV or as letters: those that are good, or will be, unless --state says which."""
+    from cmpd.cli import code_files  # noqa: PLC0415  start-up time
+
+    code_files.save(
+        _chosen(context, config),
+        form=form,
+        output=output,
+        profile=profile,
+        references=reference or [],
+        states=state or [],
+        with_secrets=with_secrets,
+        json=json,
+    )
 
 
 @profile.command("list")
@@ -434,3 +659,176 @@ def cert_show(
     from cmpd.cli import certificates  # noqa: PLC0415  start-up time
 
     certificates.show(_chosen(context, config), serial=serial, json=json)
+
+
+class By(enum.StrEnum):
+    """What a service user's certificate is known by."""
+
+    fingerprint = "fingerprint"
+    name = "name"
+
+
+ServiceUser = Annotated[
+    str, typer.Argument(metavar="NAME", help="The service user's name, as in enrollment.service_user of profiles.")
+]
+Certificates = Annotated[
+    list[Path] | None,
+    typer.Option("--certificate", metavar="PEM", help="A file with the client's certificate; repeatable."),
+]
+Fingerprint = Annotated[
+    str | None, typer.Option("--fingerprint", metavar="HEX", help="The SHA-256 of the certificate; colons are allowed.")
+]
+IssuerName = Annotated[
+    str | None,
+    typer.Option("--issuer", metavar="DN", help="With --subject: who issued it, such as CN=Example CA,O=Example."),
+]
+SubjectName = Annotated[
+    str | None, typer.Option("--subject", metavar="DN", help="With --issuer: whom the certificate names.")
+]
+
+
+@service_user.command("add")
+def service_user_add(
+    context: typer.Context,
+    name: ServiceUser,
+    certificate: Certificates = None,
+    by: Annotated[
+        By, typer.Option("--by", metavar="fingerprint|name", help="name: issuer and subject, so that renewals count.")
+    ] = By.fingerprint,
+    fingerprint: Fingerprint = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="TEXT", help="For people; else the certificate's subject.")
+    ] = None,
+    issuer: IssuerName = None,
+    subject: SubjectName = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Add a certificate to a service user. It counts at once, in the running daemon too."""
+    from cmpd.cli import service_users  # noqa: PLC0415  start-up time
+
+    service_users.add(
+        _chosen(context, config),
+        name,
+        certificates=certificate or [],
+        by=by.value,
+        fingerprint=fingerprint,
+        label=label,
+        issuer=issuer,
+        subject=subject,
+        json=json,
+    )
+
+
+@service_user.command("list")
+def service_user_list(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only the certificates of this service user.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List the certificates of service users."""
+    from cmpd.cli import service_users  # noqa: PLC0415  start-up time
+
+    service_users.show_all(_chosen(context, config), name=name, json=json)
+
+
+@service_user.command("remove")
+def service_user_remove(
+    context: typer.Context,
+    name: ServiceUser,
+    certificate: Certificates = None,
+    fingerprint: Fingerprint = None,
+    issuer: IssuerName = None,
+    subject: SubjectName = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of its certificates.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Take a certificate from a service user. It counts at once, in the running daemon too."""
+    from cmpd.cli import service_users  # noqa: PLC0415  start-up time
+
+    service_users.remove(
+        _chosen(context, config),
+        name,
+        certificates=certificate or [],
+        fingerprint=fingerprint,
+        issuer=issuer,
+        subject=subject,
+        everything=everything,
+        json=json,
+    )
+
+
+Serial = Annotated[
+    str, typer.Argument(metavar="SERIAL", help="The device's serial number, as its maker's certificate has it.")
+]
+
+
+@device.command("add")
+def device_add(
+    context: typer.Context,
+    serial: Serial,
+    profile: Profile,
+    seat: Annotated[
+        str | None, typer.Option("--seat", metavar="SEAT", help="Whom its certificates are for; else its serial.")
+    ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", metavar="DN", help="The subject of its certificates; else what the profile says."),
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Let a device enroll, or change its seat and subject. It counts at once, in the running daemon too."""
+    from cmpd.cli import devices  # noqa: PLC0415  start-up time
+
+    devices.add(_chosen(context, config), serial, profile=profile, seat=seat, subject=subject, json=json)
+
+
+@device.command("import")
+def device_import(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A CSV with a header line: columns serial, if wanted seat, subject."),
+    ],
+    profile: Profile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only see whether all lines are right.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Let the devices of a CSV enroll: all, or none and every wrong line is named."""
+    from cmpd.cli import devices  # noqa: PLC0415  start-up time
+
+    devices.import_file(_chosen(context, config), file, profile=profile, dry_run=dry_run, json=json)
+
+
+@device.command("list")
+def device_list(
+    context: typer.Context,
+    profile: Profile,
+    limit: Limit = 100,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List the devices that a profile knows, by serial number."""
+    from cmpd.cli import devices  # noqa: PLC0415  start-up time
+
+    devices.show_all(_chosen(context, config), profile=profile, limit=limit, json=json)
+
+
+@device.command("remove")
+def device_remove(
+    context: typer.Context,
+    serial: Serial,
+    profile: Profile,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Take a device from the list; certificates that it has stay valid."""
+    from cmpd.cli import devices  # noqa: PLC0415  start-up time
+
+    devices.remove(_chosen(context, config), serial, profile=profile, json=json)

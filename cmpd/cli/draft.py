@@ -18,6 +18,11 @@ from cmpd.profile import Profile, ProfileConfig, ProfileError, template
 from cmpd.profile.templates import Merged, leaves, merge
 
 _HEADINGS: tuple[tuple[str, ...], ...] = (
+    ("enrollment", "code"),
+    ("enrollment", "client"),
+    ("enrollment", "tls"),
+    ("enrollment", "revocation"),
+    ("enrollment", "vendor"),
     ("enrollment", "legacy"),
     ("extensions", "key_usage"),
     ("extensions", "extended_key_usage"),
@@ -142,7 +147,8 @@ class Draft:
         elif question.key in _NAMED:
             self._name(question.key, name, value)
         else:
-            self.put(split(name), read(value, node(split(name))))
+            key = (*split(question.key), *split(name))
+            self.put(key, read(value, node(key)))
 
     def _name(self, section: str, name: str, value: str) -> None:
         """Take `common_name=required`, `country_name=fixed:DE`, `email.max=3`, `1.3.6.1.4.1.5=optional`."""

@@ -10,6 +10,7 @@ from cmpd.enrollment import digest
 from cmpd.exchange import (
     Approved,
     CertificateRequest,
+    Device,
     EnrollmentCode,
     Finding,
     IssuedCertificate,
@@ -58,6 +59,24 @@ class DryStore:
         if found is not None:
             self._codes[found.id] = found
         return found
+
+    async def global_code(self, profile: str, /) -> EnrollmentCode | None:
+        """See `ports.Store`."""
+        found = await self._store.global_code(profile)
+        if found is not None:
+            self._codes[found.id] = found
+        return found
+
+    async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
+        """Lock nothing."""
+
+    async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
+        """See `ports.Store`."""
+        return await self._store.is_service_user(user, fingerprint, issuer, subject)
+
+    async def device(self, profile: str, serial: str, /) -> Device | None:
+        """See `ports.Store`."""
+        return await self._store.device(profile, serial)
 
     async def certificate(self, serial: int, /) -> IssuedCertificate | None:
         """See `ports.Store`."""
@@ -123,6 +142,7 @@ class DryStore:
         reply: bytes,  # noqa: ARG002
         confirmed: Sequence[int] = (),  # noqa: ARG002
         revoked: Sequence[Revocation] = (),  # noqa: ARG002
+        give_back: int | None = None,  # noqa: ARG002
     ) -> None:
         """Raise what the store would raise; keep nothing."""
         found = await self.transaction(transaction_id)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +25,16 @@ from cmpd.cli.output import OperatorError, plain, time_text, write, write_json
 from cmpd.cli.refused import write_findings
 from cmpd.enrollment import Operation, Wanted
 from cmpd.errors import CMPError
-from cmpd.exchange import Arrival, CertificateRequest, EnrollmentCode, Exchange, Finding
+from cmpd.exchange import Arrival, CertificateRequest, EnrollmentCode, Exchange, Finding, TLSClient
 from cmpd.ports import IssuerFailure, IssuerUnavailable, Store
 from cmpd.profile import Profile
 from cmpd.protection import Credential, MacCredential, is_mac
 from cmpd.responder import Responder
+from cmpd.revocation import Revocations
 from cmpd.settings import Settings
 
 _ADDRESS = "127.0.0.1"
+"""Where a message comes from unless an option says so."""
 
 
 @dataclass(slots=True)
@@ -72,14 +75,25 @@ class Explanation:
     """What has become of this message when it came before."""
 
 
-def show(path: Path, file: str, *, profile: str, at: str | None, json: bool) -> None:
+def show(
+    path: Path,
+    file: str,
+    *,
+    profile: str,
+    at: str | None,
+    address: str | None,
+    code: str | None,
+    tls_certificate: Path | None,
+    json: bool,
+) -> None:
     """Print what would come of a message; a fault when the client would be refused."""
     with faults():
+        arrival = Arrival(_address(address), profile, code=code, client=_tls_client(tls_certificate))
         try:
             data = messages.unwrap(messages.read(file))
         except ValueError as error:
             raise OperatorError(f"{plain(file)}: {plain(str(error))}") from None
-        found = asyncio.run(explain(Settings.load(path), data, profile, at))
+        found = asyncio.run(explain(Settings.load(path), data, arrival, at))
     if json:
         write_json(_public(found, profile))
     else:
@@ -88,9 +102,10 @@ def show(path: Path, file: str, *, profile: str, at: str | None, json: bool) -> 
         raise OperatorError(f"{plain(file)}: refused: {plain(found.refusal)}")
 
 
-async def explain(settings: Settings, data: bytes, name: str, at: str | None) -> Explanation:
-    """Find everything out. Raises OperatorError, SettingsError, StoreUnavailable."""
+async def explain(settings: Settings, data: bytes, arrival: Arrival, at: str | None) -> Explanation:
+    """Find everything out; `arrival` names the profile. Raises OperatorError, SettingsError, StoreUnavailable."""
     loaded = daemon.load(settings)
+    name = arrival.profile or ""
     profile = loaded.profiles.get(name)
     if profile is None:
         raise OperatorError(f"--profile {plain(name)}: there is none; there are: {', '.join(loaded.profiles)}")
@@ -102,7 +117,29 @@ async def explain(settings: Settings, data: bytes, name: str, at: str | None) ->
     if not settings.store.path.exists():
         raise OperatorError(f"{settings.store.path}: there is no database; `cmpd serve` makes it")
     async with store_of(settings) as store:
-        return await _Explainer(loaded, profile, store, data, message, moment).explain()
+        revocations = Revocations(limits=settings.limits)
+        try:
+            return await _Explainer(loaded, profile, store, data, message, moment, arrival, revocations).explain()
+        finally:
+            await revocations.close()
+
+
+def _address(text: str | None) -> str:
+    try:
+        return _ADDRESS if text is None else str(ip_address(text))
+    except ValueError:
+        raise OperatorError(f"--address {plain(text or '')}: not an address; write 192.0.2.1 or 2001:db8::1") from None
+
+
+def _tls_client(file: Path | None) -> TLSClient | None:
+    """The TLS client's certificate of a PEM file, with the chain that follows it."""
+    if file is None:
+        return None
+    try:
+        found = [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(file.read_bytes())]
+    except ValueError:
+        raise OperatorError(f"--tls-certificate {plain(str(file))}: not a PEM file with a certificate") from None
+    return TLSClient(found[0], tuple(found[1:]))
 
 
 def _moment(at: str | None, message: asn1.PKIMessage | None) -> datetime:
@@ -129,8 +166,12 @@ class _Explainer:
         data: bytes,
         message: asn1.PKIMessage | None,
         moment: datetime,
+        arrival: Arrival,
+        revocations: Revocations,
     ) -> None:
         self._loaded = loaded
+        self._arrival = arrival
+        self._revocations = revocations
         self._profile = profile
         self._issuer = dry(loaded.issuers[profile.issuer])
         self._store = store
@@ -171,19 +212,26 @@ class _Explainer:
             limits=self._loaded.settings.limits,
             observe=exchanges.append,
             clock=lambda: self._found.at,
+            revocations=self._revocations,
         )
-        self._found.answer = await responder.respond(self._data, Arrival(_ADDRESS, self._profile.name))
+        self._found.answer = await responder.respond(self._data, self._arrival)
         return exchanges[0], watched, store
 
     def _authentication(self, message: asn1.PKIMessage, exchange: Exchange, code: EnrollmentCode | None) -> None:
         """Who the sender is, and whether that is proved."""
         how = _protection(message, code)
+        if exchange.client:
+            self._step("TLS client", True, f"certificate of {exchange.client}")
+        elif self._profile.tls_required and self._arrival.client is None:
+            self._step("TLS client", False, "none; --tls-certificate says as whose TLS client it comes")
         if exchange.credential:
             self._step("authentication", True, f"{how}: verifies")
         else:
             self._step("authentication", False, f"{how}: {exchange.reason}")
         if code is not None:
             unusable = code.refusal(self._found.at)
+            if unusable is None and code.locked_until is not None and self._found.at < code.locked_until:
+                unusable = f"locked after wrong MACs until {time_text(code.locked_until)}"
             uses = "any number" if code.uses is None else code.uses
             self._step("enrollment code", unusable is None, unusable or f"used {code.used} of {uses} times")
 

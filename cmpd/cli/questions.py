@@ -22,7 +22,7 @@ class Question:
     """The question."""
     help: str
     """What the choice means, in a line."""
-    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[str, tuple[str | bool, ...]] = field(default_factory=dict)
     """Keys and the values one of which each must have, or there is nothing to ask."""
     repeats: bool = False
     """Several answers, each NAME=VALUE within the table `key`."""
@@ -52,7 +52,11 @@ SET = Question(
 )
 """An option only: never asked."""
 
+_CODE = {"enrollment.authentication_method": ("enrollment_code",)}
 _TLS = {"enrollment.authentication_method": ("tls_certificate",)}
+_TLS_CLIENT = {"enrollment.tls.required": (True,)}
+_TRUSTED = {"enrollment.trusted_certificates": (ANY,)}
+_VENDOR = {"enrollment.vendor.trusted_certificates": (ANY,)}
 _CUSTOM = {"contact.mode": ("custom",)}
 _RSA = {"key.allowed_types": ("rsa",)}
 
@@ -113,6 +117,127 @@ PAGES = (
                 "Implicit confirmation",
                 "A client that asks for it may leave out the confirmation, which saves a round trip.",
             ),
+        ),
+    ),
+    Page(
+        "Who may enroll",
+        (
+            Question(
+                "client-addresses",
+                "enrollment.client_addresses",
+                "Client addresses",
+                "Networks that requests may come from, e.g. 10.0.0.0/8; none: from anywhere.",
+            ),
+            Question(
+                "ra-certificates",
+                "enrollment.ra_certificates",
+                "RA certificates",
+                "PEM files of registration authorities that may ask for others.",
+            ),
+            Question(
+                "vendor-certificates",
+                "enrollment.vendor.trusted_certificates",
+                "Device makers' CAs",
+                "PEM files: devices enroll with the certificate of their maker (IEEE 802.1AR, 3GPP TS 33.310).",
+            ),
+            Question(
+                "vendor-serial",
+                "enrollment.vendor.serial_from",
+                "Devices' serial numbers",
+                "Where they are in the maker's certificate.",
+                _VENDOR,
+            ),
+            Question(
+                "vendor-list",
+                "enrollment.vendor.allow_list",
+                "Only listed devices",
+                "Those of `cmpd device add` or `import`; if not, every device of the makers enrolls.",
+                _VENDOR,
+            ),
+            Question(
+                "vendor-subject",
+                "enrollment.vendor.subject",
+                "Subject of devices",
+                "For a request without one: CN={serial}.example.com,O=Example.",
+                _VENDOR,
+            ),
+            Question(
+                "tls-required",
+                "enrollment.tls.required",
+                "TLS client certificate",
+                "Whether every request must come over TLS with a client certificate that the profile trusts.",
+            ),
+            Question(
+                "tls-trusted-certificates",
+                "enrollment.tls.trusted_certificates",
+                "CAs of TLS clients",
+                "PEM files, if they are others than the trusted certificates.",
+                _TLS_CLIENT,
+            ),
+            Question(
+                "tls-binding",
+                "enrollment.tls.binding",
+                "TLS client and signer",
+                "same_certificate, same_subject, or ra: an RA's TLS carries anybody's message.",
+                _TLS_CLIENT,
+            ),
+            Question(
+                "tls-unprotected",
+                "enrollment.tls.unprotected",
+                "Unprotected messages",
+                "Whether a TLS client certificate may stand for the signature of the message.",
+                _TLS,
+            ),
+            Question(
+                "service-user",
+                "enrollment.service_user",
+                "Service user",
+                "Names the certificates that alone may use the profile; `cmpd service-user add` fills the set.",
+                _TLS,
+            ),
+            Question(
+                "client",
+                "enrollment.client",
+                "Clients' certificates",
+                'subject=CN=gateway-[0-9]+,O=Example, issuer=PATTERN, san=["dns:gw[.].*"], fingerprints=HEX.',
+                _TRUSTED,
+                repeats=True,
+            ),
+            Question(
+                "crl",
+                "enrollment.revocation.crl",
+                "CRLs of clients' CAs",
+                "best_effort: without a CRL a certificate counts as good; required: it does not; off.",
+                _TRUSTED,
+            ),
+            Question(
+                "ocsp-check", "enrollment.revocation.ocsp", "OCSP of clients' CAs", "The same for OCSP.", _TRUSTED
+            ),
+            Question(
+                "global-code",
+                "enrollment.code.allow_global",
+                "Global code",
+                "One secret for a whole fleet: whoever learns it can enroll every name that the profile allows.",
+                _CODE,
+            ),
+            Question(
+                "give-back",
+                "enrollment.code.give_back",
+                "Give codes back",
+                "Whether a code gets its use back when the client rejects the certificate.",
+                _CODE,
+            ),
+            Question(
+                "lock-after", "enrollment.code.lock_after", "Lock codes after", "So many wrong MACs lock a code.", _CODE
+            ),
+            Question(
+                "lock-for",
+                "enrollment.code.lock_for",
+                "Lock codes for",
+                "The first time; each time after that twice as long.",
+                _CODE,
+            ),
+            Question("lock-max", "enrollment.code.lock_max", "Longest lock", "However often it was locked.", _CODE),
         ),
     ),
     Page(
@@ -313,22 +438,9 @@ PAGES = (
                 "Seat ID",
                 "Who a certificate is for: subject.ATTRIBUTE or san.TYPE, e.g. san.email.",
             ),
-            Question(
-                "service-user",
-                "enrollment.service_user",
-                "Service user",
-                "The commonName of the one client that may use the profile.",
-                _TLS,
-            ),
             Question("budget-per-day", "budget.per_day", "Budget per day", "Certificates of the profile in a day."),
             Question("budget-per-seat", "budget.per_seat", "Budget per seat", "Valid certificates of one seat."),
             Question("lint", "lint", "Lint", "off, warn (log what is found) or enforce (refuse); needs cmpd[lint]."),
-            Question(
-                "ra-certificates",
-                "enrollment.ra_certificates",
-                "RA certificates",
-                "PEM files of registration authorities that may ask for others.",
-            ),
         ),
     ),
 )

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from cmpd.cli.output import write_json
 from cmpd.issuers.local import LocalIssuerConfig
 from cmpd.profile import Duration, ProfileConfig, templates
-from cmpd.profile.config import duration_text
+from cmpd.profile.vocabulary import duration_text
 from cmpd.settings import Settings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -1,24 +1,34 @@
 """`cmpd serve`, `check`, `profile list` and `ca chain`: what is served, and whether it can be."""
 
 import asyncio
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd import daemon, issuers
-from cmpd.cli.operation import faults, now, profiles_of, url_of, well_known_url_of
+from cmpd.cli.operation import faults, now, profiles_of, store_of, url_of, well_known_url_of
 from cmpd.cli.output import OperatorError, plain, write, write_json, write_table
 from cmpd.issuers.local import LocalIssuer
-from cmpd.profile import ProfileConfig, rules
+from cmpd.ports import StoreUnavailable
+from cmpd.profile import Profile, ProfileConfig, rules
+from cmpd.profile.access import Surroundings, access_faults, access_notices
 from cmpd.profile.profile import read_file
 from cmpd.profile.templates import merge
 from cmpd.settings import Settings
+from cmpd.store import AdminStore
+from cmpd.store.schema import MIGRATIONS
 
 AHEAD = timedelta(days=60)
 """How long before a rule of public trust changes `cmpd check` speaks of it."""
+REACH_SECONDS = 2.0
+"""How long `cmpd check` tries to reach the place of a CRL or an OCSP responder."""
 
 
 def serve(path: Path) -> None:
@@ -28,10 +38,18 @@ def serve(path: Path) -> None:
 
 
 def check(path: Path, *, json: bool) -> None:
-    """Load everything as `serve` does."""
+    """Load everything as `serve` does, and look into the database, if there is one, at who can get in."""
     with faults():
         loaded = daemon.check(path)
-        soon = _notices(loaded)
+        known, unread = asyncio.run(_surroundings(loaded))
+        wrong = [
+            f"{_file(loaded, profile)}: {fault}"
+            for profile in loaded.profiles.values()
+            for fault in access_faults(profile, known[profile.name])
+        ]
+        if wrong:
+            raise OperatorError("\n".join(wrong))
+        soon, others = _soon(loaded), [*unread, *_notices(loaded, known)]
     settings = loaded.settings
     if json:
         write_json(
@@ -42,7 +60,7 @@ def check(path: Path, *, json: bool) -> None:
                 "admin": str(settings.admin.listen),
                 "issuers": sorted(loaded.issuers),
                 "profiles": sorted(loaded.profiles),
-                "notices": soon,
+                "notices": [*soon, *others],
             }
         )
         return
@@ -51,19 +69,65 @@ def check(path: Path, *, json: bool) -> None:
         f"issuers   {', '.join(sorted(loaded.issuers))}",
         f"profiles  {', '.join(sorted(loaded.profiles))}",
         *(f"soon      {plain(notice)}" for notice in soon),
+        *(f"note      {plain(notice)}" for notice in others),
     )
 
 
-def _notices(loaded: daemon.Loaded) -> list[str]:
-    """What an operator should see to: certificates that end, rules of public trust that change, URLs that are local."""
+def _file(loaded: daemon.Loaded, profile: Profile) -> Path:
+    return loaded.settings.profiles.directory / f"{profile.name}.toml"
+
+
+async def _surroundings(loaded: daemon.Loaded) -> tuple[dict[str, Surroundings], list[str]]:
+    """What is known of daemon and store, for each profile; and why the store was not asked, if it was not."""
+    settings = loaded.settings
+    around = {name: Surroundings.of(settings.server, loaded.profiles, name) for name in loaded.profiles}
+    if not settings.store.path.exists():
+        # what `serve` makes will be empty
+        return {name: replace(one, issued=False) for name, one in around.items()}, []
+    try:
+        if _schema_of(settings.store.path) != len(MIGRATIONS):
+            return around, [f"{settings.store.path}: is of another version of cmpd; `cmpd serve` brings it up to date"]
+        async with store_of(settings) as store:
+            return {name: await _ask(store, loaded.profiles[name], one) for name, one in around.items()}, []
+    except (OSError, StoreUnavailable) as error:
+        return around, [f"{settings.store.path}: cannot be read now ({error}); what is in it was not looked at"]
+
+
+def _schema_of(path: Path) -> int:
+    """The version of a database's schema, read from its header without opening it (SQLite file format §1.3.17)."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(64)[60:])
+
+
+async def _ask(store: AdminStore, profile: Profile, around: Surroundings) -> Surroundings:
+    """Ask the store what it knows of a profile."""
+    users = {}
+    if profile.service_user is not None:
+        users[profile.service_user] = await store.service_users(profile.service_user)
+    moment = now()
+    usable = None
+    if profile.authentication_method == "enrollment_code":
+        usable = any(code.refusal(moment) is None for code in await store.codes(profile.name))
+    return replace(
+        around,
+        issued=bool(await store.certificates(1, profile=profile.name)),
+        service_users=users,
+        devices=None if profile.vendor is None else bool(await store.devices(profile.name, 1)),
+        usable_code=usable,
+    )
+
+
+def _soon(loaded: daemon.Loaded) -> list[str]:
+    """What changes by itself: certificates that end, rules of public trust; and URLs that are local."""
     moment = now()
     found: list[str] = []
     for name in sorted(loaded.issuers):
         notices = getattr(loaded.issuers[name], "notices", None)
         found += [] if notices is None else notices(moment)
+    found += daemon.tls_notices(loaded, moment)
     for profile in loaded.profiles.values():
         if profile.public_trust is not None:
-            path = loaded.settings.profiles.directory / f"{profile.name}.toml"
+            path = _file(loaded, profile)
             config = ProfileConfig.model_validate(merge(path, read_file(path)).table)
             issuer = loaded.issuers[profile.issuer]
             if isinstance(issuer, LocalIssuer):
@@ -76,6 +140,43 @@ def _notices(loaded: daemon.Loaded) -> list[str]:
                 config = config.model_copy(update={"validity": config.validity.model_copy(update=shorter)})
             found += [f"{path}: {notice}" for notice in rules.notices(config, moment.date(), AHEAD)]
     return found
+
+
+def _notices(loaded: daemon.Loaded, known: Mapping[str, Surroundings]) -> list[str]:
+    """What is allowed, and yet an operator should know it."""
+    moment, server = now(), loaded.settings.server
+    found = []
+    if server.allow_http and not server.listen.is_local():
+        found.append(
+            f"{loaded.settings.path}: server.allow_http: {server.listen} serves other machines over plain HTTP: names "
+            "and references can be read on the way"
+        )
+    for profile in loaded.profiles.values():
+        notices = access_notices(profile, known[profile.name], moment)
+        found += [f"{_file(loaded, profile)}: {notice}" for notice in [*notices, *_unheard(profile)]]
+    return found
+
+
+def _unheard(profile: Profile) -> Iterator[str]:
+    """The places of CRLs and the OCSP responder that the profile names, and that cannot be reached from here."""
+    rules = profile.revocation
+    places = [("crls", one, rules.crl) for one in rules.crls if "://" in one]
+    if rules.ocsp_url is not None:
+        places.append(("ocsp_url", rules.ocsp_url, rules.ocsp))
+    for key, place, wanted in places:
+        if wanted == "off":
+            continue
+        parts = urlsplit(place)
+        try:
+            at = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+            socket.create_connection(at, REACH_SECONDS).close()
+        except (OSError, ValueError) as error:
+            outcome = (
+                "a certificate whose state is not known then counts as good"
+                if wanted == "best_effort"
+                else "no certificate is accepted then"
+            )
+            yield f"enrollment.revocation.{key}: {place} cannot be reached from here ({error}); {outcome}"
 
 
 def profiles(path: Path, *, json: bool) -> None:

@@ -28,12 +28,13 @@ ISSUER = "local"
 QUICKSTART_EXPIRES = timedelta(days=1)
 
 _DEFAULT_URL = '# url = "https://pki.example.com"  # how clients reach it; by default http:// and listen'
+_ALLOW_HTTP = "allow_http = true  # names and references can be read on the way, and codes guessed\n"
 _CONFIG = """\
 # The configuration of cmpd. README, "Configuration", has every key. Relative paths start at this folder.
 
 [server]
 listen = {listen}
-{url}
+{allow_http}{url}
 
 [admin]
 listen = {admin_listen}
@@ -51,12 +52,15 @@ default = "{profile}"
 """
 
 
-def init(directory: Path, *, listen: str | None, admin_listen: str | None, url: str | None, json: bool) -> None:
+def init(
+    directory: Path, *, listen: str | None, allow_http: bool, admin_listen: str | None, url: str | None, json: bool
+) -> None:
     """Make the folder and say what comes next."""
     with faults():
         config = make(
             directory,
             listen=_listen("--listen", listen),
+            allow_http=allow_http,
             admin_listen=_listen("--admin-listen", admin_listen),
             url=url,
         )
@@ -81,7 +85,9 @@ def init(directory: Path, *, listen: str | None, admin_listen: str | None, url: 
     )
 
 
-def make(directory: Path, *, listen: Listen | None, admin_listen: Listen | None, url: str | None) -> Path:
+def make(
+    directory: Path, *, listen: Listen | None, admin_listen: Listen | None, url: str | None, allow_http: bool = False
+) -> Path:
     """Make configuration, CA, key, profile and database; the path of cmpd.toml, which is written last.
 
     Raises OperatorError when any of it exists, SettingsError, StoreUnavailable, OSError.
@@ -97,6 +103,7 @@ def make(directory: Path, *, listen: Listen | None, admin_listen: Listen | None,
         if os.path.lexists(path):
             raise OperatorError(f"{path}: exists already and is not overwritten; choose another --dir")
     public = _public_url(listen, url)
+    _refuse_plain_http(listen, allow_http)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key.parent.mkdir(mode=0o700, exist_ok=True)
@@ -108,6 +115,7 @@ def make(directory: Path, *, listen: Listen | None, admin_listen: Listen | None,
         asyncio.run(_make_database(folder, store_key))
         text = _CONFIG.format(
             listen=_toml(str(listen)),
+            allow_http=_ALLOW_HTTP if allow_http else "",
             admin_listen=_toml(str(admin_listen or ADMIN_LISTEN)),
             url=f"url = {_toml(public)}" if url else _DEFAULT_URL,
             issuer=ISSUER,
@@ -123,22 +131,26 @@ def make(directory: Path, *, listen: Listen | None, admin_listen: Listen | None,
     return config
 
 
-def quickstart(directory: Path, *, listen: str | None, admin_listen: str | None, json: bool) -> None:
+def quickstart(directory: Path, *, listen: str | None, allow_http: bool, admin_listen: str | None, json: bool) -> None:
     """Make the folder unless it is there, make a fresh code, serve, and say how to enroll once it is listening."""
     config = directory.absolute() / "cmpd.toml"
     at, admin_at = _listen("--listen", listen), _listen("--admin-listen", admin_listen)
     with faults():
         if not config.exists():
             url = f"http://{socket.gethostname()}:{at.port}" if at is not None and at.wildcard else None
-            make(directory, listen=at, admin_listen=admin_at, url=url)
+            make(directory, listen=at, admin_listen=admin_at, url=url, allow_http=allow_http)
         settings = Settings.load(config)
+        if at is not None:
+            _refuse_plain_http(at, allow_http or settings.server.allow_http)
         expires = now() + QUICKSTART_EXPIRES
         code, secret, _ = asyncio.run(codes.make(settings, profile=PROFILE, uses=1, expires=expires, reference=None))
         profile = profiles_of(settings)[PROFILE]
 
         def adjust(settings: Settings) -> Settings:
             """The addresses of the command line hold for this run; all else is the file's, URLs in certificates too."""
-            server = settings.server.model_copy(update={"listen": at or settings.server.listen})
+            server = settings.server.model_copy(
+                update={"listen": at or settings.server.listen, "allow_http": allow_http or settings.server.allow_http}
+            )
             admin = settings.admin.model_copy(update={"listen": admin_at or settings.admin.listen})
             return settings.model_copy(update={"server": server, "admin": admin})
 
@@ -202,6 +214,19 @@ def _public_url(listen: Listen, url: str | None) -> str:
         return parse_url(url or f"http://{listen}")
     except ValueError as error:
         raise OperatorError(f"--url {plain(url or '')}: {error}") from None
+
+
+def _refuse_plain_http(listen: Listen, allowed: bool) -> None:
+    """Let only those serve other machines over plain HTTP who say so."""
+    try:
+        if allowed or listen.is_local():
+            return
+    except (OSError, ValueError):
+        raise OperatorError(f"--listen {listen}: no such host; write an address") from None
+    raise OperatorError(
+        f"--listen {listen}: other machines reach it, and without TLS everybody on the way reads names and references "
+        "and can try to guess codes; listen on 127.0.0.1 behind a reverse proxy, or add --allow-http"
+    )
 
 
 def _listen(option: str, text: str | None) -> Listen | None:

@@ -65,10 +65,14 @@ def _next(settings: Settings, profile: Profile, trusted: str) -> list[tuple[str,
         steps.append(
             (f"cmpd code create {option} --profile {profile.name}", "makes the code that a client enrolls with")
         )
-    else:
-        whose = f" for {plain(profile.service_user)}" if profile.service_user else ""
-        signs = f"The client signs its requests with a certificate{whose} that it has already, under {plain(trusted)}."
+    elif profile.trusted:
+        signs = f"The client signs its requests with a certificate that it has already, under {plain(trusted)}."
         steps.append(("", signs))
+    if profile.service_user is not None:
+        add = f"cmpd service-user add {option} {profile.service_user} --certificate FILE"
+        steps.append((add, "names the certificates that alone may use the profile"))
+    if profile.vendor is not None and profile.vendor.allow_list:
+        steps.append((f"cmpd device add {option} --profile {profile.name} SERIAL", "lets a device enroll"))
     return steps
 
 
@@ -223,7 +227,8 @@ class Wizard:
             return ""
         value = self._draft.value(question.key)
         if question.repeats and isinstance(value, dict):
-            return ", ".join(_named(name, one) for name, one in value.items() if isinstance(one, dict | str)) or "none"
+            named = (_named(name, one) for name, one in value.items() if one and not isinstance(one, bool))
+            return ", ".join(named) or "none"
         return shown(value)
 
     def _input(self, prompt: str) -> str:
@@ -274,7 +279,7 @@ def _refuse(asked: Sequence[tuple[Fault, Question | None]]) -> NoReturn:
 def _named(name: str, value: object) -> str:
     """An attribute or a type of name in short: common_name=required."""
     if not isinstance(value, Mapping):
-        return f"{name}={value}"
+        return f"{name}={shown(value)}"
     if value.get("source") in {"fixed", "default"}:
         return f"{name}={value['source']}:{shown(value.get('value'))}"
     return f"{name}={value.get('include', 'optional')}"

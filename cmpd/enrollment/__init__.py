@@ -8,6 +8,7 @@ decided in that commit.
 
     operation   what a handler works with           requests   reading what is asked for
     identity    who may ask for whom                issuing    from an approved request to a certificate
+    binding     what an enrollment code is for
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 from cmpd import reply
 from cmpd.asn1 import BodyType
+from cmpd.enrollment.binding import bound
 from cmpd.enrollment.identity import is_authorised_ra, same_identity, updated_identity
 from cmpd.enrollment.issuing import issue, lint, look_ahead, record, refusal
 from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm, Refine, Wanted, digest
@@ -22,7 +24,7 @@ from cmpd.enrollment.requests import crmf_requests, p10cr_request
 from cmpd.errors import CMPError
 from cmpd.exchange import IssuedCertificate, RevocationReason, TransactionState
 from cmpd.ports import Conditions, Revocation, Unmet
-from cmpd.protection import MacCredential
+from cmpd.protection import CertificateCredential, MacCredential, Role
 
 __all__ = [
     "OpenTransaction",
@@ -110,7 +112,7 @@ async def _hand_out(
     answer = operation.replier.message(
         reply.cert_rep(reply.RESPONSE_OF[body_type], responses, ca_pubs),
         general_info=info,
-        extra_certs=operation.realm.handed_chain if certificates else (),
+        extra_certs=_handed(operation) if certificates else (),
     )
     code = operation.credential.code.id if certificates and isinstance(operation.credential, MacCredential) else None
     transaction = operation.transaction(state, answer, confirm_by=confirm_by)
@@ -127,12 +129,27 @@ async def _hand_out(
     return answer
 
 
+def _handed(operation: Operation) -> tuple[bytes, ...]:
+    """The chain for extraCerts; with the root for a maker's device, which may have no other way to get it.
+
+    3GPP TS 33.310 §9.5.4.3 has the operator's root in the extraCerts of an ip; clients by RFC 9483 §3.3 need not care.
+    """
+    credential = operation.credential
+    if isinstance(credential, CertificateCredential) and credential.role is Role.vendor:
+        return operation.realm.chain
+    return operation.realm.handed_chain
+
+
 async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]) -> bytes:
     """End a transaction after its certConf: confirm, revoke and keep the pkiconf in one commit (RFC 9483 §5.1.2).
 
+    When all is rejected, the enrollment code gets its use back where the profile says so.
     Raises `TransactionMoved`.
     """
     state = TransactionState.confirmed if confirmed else TransactionState.rejected
+    credential, give_back = operation.credential, None
+    if not confirmed and isinstance(credential, MacCredential) and operation.realm.profile.code.give_back:
+        give_back = credential.code.id
     answer = operation.replier.pkiconf()
     await operation.store.advance(
         operation.received.transaction_id,
@@ -143,6 +160,7 @@ async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Seq
         reply=answer,
         confirmed=confirmed,
         revoked=[Revocation(one.serial, RevocationReason.unspecified, operation.now) for one in rejected],
+        give_back=give_back,
     )
     operation.exchange.outcome = state.value
     operation.exchange.serial = ",".join(f"{serial:x}" for serial in [*confirmed, *(one.serial for one in rejected)])
@@ -156,6 +174,10 @@ async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Decided:
     approved = operation.realm.profile.approve(
         one.request, transaction_id=operation.received.transaction_id, now=operation.now
     )
+    if one.seat is not None:
+        approved = replace(approved, seat=one.seat)
+    if isinstance(operation.credential, MacCredential):
+        approved = bound(operation.credential.code, approved, operation.realm.profile)
     conditions = operation.realm.conditions
     if one.updates is not None or one.keeps_key:
         conditions = replace(conditions, new_key=conditions.new_key and not one.keeps_key, updates=one.updates)

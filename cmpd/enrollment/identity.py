@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from cryptography.x509 import ObjectIdentifier
-
 from cmpd import asn1
 from cmpd.asn1 import der, oids
 from cmpd.asn1.certificate import spki, tbs
@@ -21,7 +19,7 @@ from cmpd.exchange import (
     CertificateStatus,
     IssuedCertificate,
 )
-from cmpd.protection import CertificateCredential, MacCredential
+from cmpd.protection import CertificateCredential, KnownSigner, MacCredential, Role
 
 
 async def same_identity(operation: Operation, one: Wanted) -> Wanted:
@@ -31,10 +29,37 @@ async def same_identity(operation: Operation, one: Wanted) -> Wanted:
     enrollment code, get what the profile's rules allow.
     """
     credential = operation.credential
-    if isinstance(credential, MacCredential) or credential.is_ra or credential.issued is None:
+    if isinstance(credential, MacCredential) or credential.is_ra:
+        return one
+    if credential.role is Role.vendor:
+        return _of_device(operation, credential, one)
+    if credential.issued is None:
         return one
     _usable(credential.issued, operation)
     return _of_certificate(one, credential.signer.der, fill=False)
+
+
+def _of_device(operation: Operation, credential: CertificateCredential, one: Wanted) -> Wanted:
+    """A device asks for itself: for the configured subject, or one with its serial number (RFC 9483 §1.6)."""
+    rules = operation.realm.profile.vendor
+    assert rules is not None
+    try:
+        configured = rules.subject_of(credential.serial, credential.device)
+    except ValueError as exc:
+        raise BadCertTemplate(
+            "subject: the device's serial number does not fit into the configured subject", private=str(exc)
+        ) from exc
+    request = one.request
+    if request.subject == NULL_NAME:
+        if configured is None:
+            raise BadCertTemplate("subject: is absent, and none is configured for devices (enrollment.vendor.subject)")
+        request = replace(request, subject=configured)
+    elif not rules.may_have(request.subject, credential.serial, configured):
+        raise BadCertTemplate("subject: is not that of the device (enrollment.vendor)")
+    seat = None
+    if rules.seat_from_serial:
+        seat = credential.serial if credential.device is None else credential.device.seat or credential.serial
+    return replace(one, request=request, seat=seat)
 
 
 async def updated_identity(operation: Operation, one: Wanted) -> Wanted:
@@ -58,7 +83,12 @@ async def updated_identity(operation: Operation, one: Wanted) -> Wanted:
     keeps_key = one.request.spki == spki(old)
     if keeps_key and operation.realm.profile.require_new_key:
         raise BadCertTemplate("publicKey: the profile asks for a new key in an update (renewal.require_new_key)")
-    return replace(one, updates=None if issued is None else issued.serial, keeps_key=keeps_key)
+    return replace(
+        one,
+        updates=None if issued is None else issued.serial,
+        keeps_key=keeps_key,
+        seat=None if issued is None else issued.seat,
+    )
 
 
 def _in_time(certificate: bytes, operation: Operation) -> None:
@@ -106,6 +136,6 @@ def _of_certificate(one: Wanted, certificate: bytes, *, fill: bool) -> Wanted:
     return replace(one, request=replace(request, subject=wanted_subject, extensions=wanted_extensions))
 
 
-def is_authorised_ra(extended_key_usage: frozenset[ObjectIdentifier]) -> bool:
-    """RFC 9483 §3.4: the cmcRA purpose authorises an RA, for the trust anchors that the profile lists for RAs."""
-    return oids.KP_CMC_RA in extended_key_usage
+def is_authorised_ra(known: KnownSigner, listed: frozenset[str]) -> bool:
+    """Whether a signer, trusted by what the profile lists for RAs, is an RA: by cmcRA (RFC 9483 §3.4), or as listed."""
+    return oids.KP_CMC_RA in known.extended_key_usage or known.fingerprint in listed

@@ -1,9 +1,11 @@
 """What a handler works with: the message, who sent it, and the profile with all that serving it needs."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+
+from cryptography import x509
 
 from cmpd.asn1.certificate import subject
 from cmpd.exchange import (
@@ -40,8 +42,14 @@ class Realm:
     """What our answers to signed requests are signed with."""
     signers: SignerCache
     """Who may sign requests: the profile's trust anchors and our own CA."""
+    tls_signers: SignerCache
+    """The same for TLS client certificates."""
+    vendor_signers: SignerCache | None
+    """Devices with a certificate of their maker."""
     ra_signers: SignerCache | None
     """RA certificates that may vouch for others."""
+    listed_ras: frozenset[str]
+    """SHA-256 of the certificates that are RAs because they are listed, hexadecimal."""
     conditions: Conditions
     """What the profile asks of the store for every certificate."""
     looks_ahead: bool
@@ -61,8 +69,7 @@ class Realm:
         issuer: Issuer,
         chain: tuple[bytes, ...],
         identity: Identity,
-        signers: SignerCache,
-        ra_signers: SignerCache | None,
+        limits: Limits,
     ) -> "Realm":
         """Work out what does not depend on a request."""
         conditions = Conditions(
@@ -77,9 +84,34 @@ class Realm:
             or conditions.per_day is not None
             or isinstance(issuer, OutsideEffects)
         )
-        handed = chain[:-1] if len(chain) > 1 else chain
-        issuing_name = subject(chain[0])
-        return cls(profile, issuer, chain, identity, signers, ra_signers, conditions, looks_ahead, handed, issuing_name)
+
+        def cache(anchors: Sequence[bytes]) -> SignerCache:
+            return SignerCache(
+                tuple(dict.fromkeys(anchors)),
+                limits,
+                allow_sha1=profile.sha1_signatures,
+                intermediates=profile.intermediates,
+            )
+
+        # not the root above our issuing CA: what a company's other CAs issue below it was not issued for this profile
+        own = chain[:1]
+        return cls(
+            profile=profile,
+            issuer=issuer,
+            chain=chain,
+            identity=identity,
+            signers=cache((*own, *profile.trusted)),
+            tls_signers=cache((*own, *profile.tls_trusted)),
+            vendor_signers=None if profile.vendor is None else cache(profile.vendor.trusted),
+            ra_signers=cache(profile.ra_trusted) if profile.ra_trusted else None,
+            listed_ras=frozenset(
+                hashlib.sha256(certificate).hexdigest() for certificate in profile.ra_trusted if not _is_ca(certificate)
+            ),
+            conditions=conditions,
+            looks_ahead=looks_ahead,
+            handed_chain=chain[:-1] if len(chain) > 1 else chain,
+            issuing_name=subject(chain[0]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +183,8 @@ class Wanted:
     """Serial number of the certificate of ours that it updates."""
     keeps_key: bool = False
     """Its key is that of the certificate which it updates, and the profile allows it."""
+    seat: str | None = None
+    """Who it is for, where that is known by who asks; None: as the profile finds it in the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +202,14 @@ Refine = Callable[[Operation, Wanted], Awaitable[Wanted]]
 def digest(message: bytes) -> bytes:
     """SHA-256 of a message as received: what tells a retransmission from another request."""
     return hashlib.sha256(message).digest()
+
+
+def _is_ca(certificate: bytes) -> bool:
+    """Whether a certificate is a CA's: what an RA's own certificate is not (RFC 5280 §4.2.1.9)."""
+    try:
+        constraints = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(
+            x509.BasicConstraints
+        )
+    except x509.ExtensionNotFound:
+        return False
+    return constraints.value.ca

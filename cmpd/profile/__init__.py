@@ -5,13 +5,16 @@ A profile is one TOML file. `Profile.load` checks it whole and works out everyth
 `san`, `extensions`, `validity`; `syntax` says what a name may look like, `config` is the file as written.
 """
 
-from cmpd.profile.config import Duration, ProfileConfig, ProfileError, parse_duration
+from cmpd.profile.config import ProfileConfig
 from cmpd.profile.loading import device_template, load_directory, new_id
 from cmpd.profile.profile import Profile
+from cmpd.profile.syntax import Pattern, parse_name
 from cmpd.profile.templates import Template, effective, template, templates
+from cmpd.profile.vocabulary import Duration, ProfileError, parse_duration
 
 __all__ = [
     "Duration",
+    "Pattern",
     "Profile",
     "ProfileConfig",
     "ProfileError",
@@ -21,6 +24,7 @@ __all__ = [
     "load_directory",
     "new_id",
     "parse_duration",
+    "parse_name",
     "template",
     "templates",
 ]

@@ -11,21 +11,18 @@ from cmpd.asn1 import der
 from cmpd.errors import UnacceptedExtension
 from cmpd.exchange import RequestedExtension
 from cmpd.profile.config import (
-    EXTENDED_KEY_USAGES,
-    EXTENSIONS,
     AccessConfig,
     CustomExtensionConfig,
     ExtendedKeyUsageConfig,
     ExtensionsConfig,
     KeyUsageConfig,
-    OnUnlisted,
     PolicyConfig,
-    ProfileKeyError,
     issuers_own,
 )
 from cmpd.profile.decision import Decision
 from cmpd.profile.san import SUBJECT_ALT_NAME
 from cmpd.profile.syntax import named_oid, oid_text
+from cmpd.profile.vocabulary import EXTENDED_KEY_USAGES, EXTENSIONS, OnUnlisted, ProfileKeyError
 
 BASIC_CONSTRAINTS: Final = ObjectIdentifier("2.5.29.19")
 KEY_USAGE: Final = ObjectIdentifier("2.5.29.15")

@@ -9,9 +9,10 @@ from typing import Final, Self
 
 from cmpd.asn1 import der
 from cmpd.errors import BadAlg
-from cmpd.profile.config import KeyConfig, ProfileKeyError
+from cmpd.profile.config import KeyConfig
 from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import named_oid, oid_text
+from cmpd.profile.vocabulary import ProfileKeyError
 
 _EC_PUBLIC_KEY: Final = der.oid("1.2.840.10045.2.1")
 _RSA: Final = der.oid("1.2.840.113549.1.1.1")

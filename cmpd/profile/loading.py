@@ -5,8 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from cmpd.profile.config import ProfileError
 from cmpd.profile.profile import Profile
+from cmpd.profile.vocabulary import ProfileError
 
 _ID_OCTETS: Final = 16
 """128 bits, as RFC 9483 §3.1 asks of a transactionID: nobody guesses it."""

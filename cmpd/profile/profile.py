@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,19 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from cmpd.exchange import Approved, CertificateRequest, Finding, RequestedExtension
+from cmpd.exchange import Approved, CertificateRequest, Finding, RequestedExtension, RevocationRules
 from cmpd.profile import rules
-from cmpd.profile.config import (
-    SIGNATURE_ALGORITHMS,
-    ContactConfig,
-    OrganizationConfig,
-    ProfileConfig,
-    ProfileError,
-    ProfileKeyError,
-    PublicTrust,
-    describe,
-)
+from cmpd.profile.config import ContactConfig, OrganizationConfig, ProfileConfig, describe
 from cmpd.profile.decision import Decision
+from cmpd.profile.enrollment import ClientConfig, CodeConfig, RevocationConfig, VendorConfig
 from cmpd.profile.extensions import EXTENDED_KEY_USAGE, KEY_USAGE, NOT_A_CA, ExtensionsPolicy
 from cmpd.profile.key import KeyPolicy
 from cmpd.profile.san import SUBJECT_ALT_NAME, SanPolicy
@@ -33,6 +26,9 @@ from cmpd.profile.seat import SeatPolicy
 from cmpd.profile.subject import EMPTY_NAME, SubjectPolicy, common_name_is
 from cmpd.profile.templates import Merged, merge
 from cmpd.profile.validity import ValidityPolicy
+from cmpd.profile.vendor import VendorRules
+from cmpd.profile.vocabulary import SIGNATURE_ALGORITHMS, ProfileError, ProfileKeyError, PublicTrust
+from cmpd.protection.client import ClientRules
 
 _EVERY_ALGORITHM: Final = tuple(SIGNATURE_ALGORITHMS)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -55,8 +51,27 @@ class Profile:
     """enrollment_code or tls_certificate."""
     trusted: tuple[bytes, ...]
     """Trust anchors of signature-protected requests, DER."""
+    intermediates: tuple[bytes, ...]
+    """CA certificates below the trust anchors, DER; not trusted by themselves."""
     ra_trusted: tuple[bytes, ...]
-    """Certificates of registration authorities, DER."""
+    """Certificates of registration authorities, and CAs of such, DER."""
+    tls_trusted: tuple[bytes, ...]
+    """Trust anchors of TLS client certificates, DER."""
+    code: CodeConfig
+    client: ClientRules
+    """What a client's certificate must be."""
+    client_addresses: tuple[IPv4Network | IPv6Network, ...]
+    """Where requests may come from; empty: anywhere."""
+    requests_per_second: int | None
+    tls_required: bool
+    """Every request needs a TLS client certificate that the profile trusts."""
+    tls_binding: str
+    """same_certificate, same_subject or ra."""
+    unprotected: bool
+    """A TLS client's certificate may stand for the protection of the message."""
+    revocation: RevocationRules
+    vendor: VendorRules | None
+    """Devices that enroll with their maker's certificate."""
     implicit_confirm: bool
     confirm_wait: timedelta
     several_requests: bool
@@ -80,7 +95,7 @@ class Profile:
     organization: OrganizationConfig | None
     contact: ContactConfig | None
     service_user: str | None
-    """commonName of the certificate that requests must be authenticated with; None: any trusted one."""
+    """Name of the set of certificates that alone may use the profile; None: any trusted one."""
     validation_type: str | None
     """mailbox, organization, sponsor, individual or domain."""
     generation: str | None
@@ -149,6 +164,7 @@ class Profile:
         window = renewal.window_days if renewal.reject_outside_window else None
         default_algorithm = config.signature.default_algorithm
         del parts["checked"]
+        parts["tls_trusted"] = parts["tls_trusted"] or parts["trusted"]
         profile = cls(
             name=name,
             id=config.id,
@@ -156,6 +172,12 @@ class Profile:
             description=config.description,
             operations=frozenset(enrollment.allowed_operations),
             authentication_method=enrollment.authentication_method,
+            code=enrollment.code,
+            client_addresses=enrollment.client_addresses,
+            requests_per_second=enrollment.requests_per_second,
+            tls_required=enrollment.tls.required,
+            tls_binding=enrollment.tls.binding,
+            unprotected=enrollment.tls.unprotected,
             implicit_confirm=enrollment.implicit_confirm,
             confirm_wait=enrollment.confirm_wait,
             several_requests=enrollment.several_requests,
@@ -194,6 +216,21 @@ class Profile:
             if faults:
                 raise ProfileError(faults if merged is None else merged.traced(faults))
         return profile
+
+    @property
+    def signed_ir(self) -> bool:
+        """Whether an ir may be signed although the profile asks for enrollment codes: by a device or an RA."""
+        return self.vendor is not None or bool(self.ra_trusted)
+
+    @property
+    def tls_anchors(self) -> tuple[bytes, ...]:
+        """All that TLS client certificates may be under, intermediates included, DER: for the handshake."""
+        vendor = () if self.vendor is None else self.vendor.trusted
+        return (*self.trusted, *self.tls_trusted, *self.ra_trusted, *vendor, *self.intermediates)
+
+    def seat_id(self, text: str) -> str:
+        """A seat ID that an operator has written, in the spelling in which requests are found to have it."""
+        return self._seat.spelled(text)
 
     def signature_faults(self, capable: Collection[str]) -> list[str]:
         """Hold [signature] against what an issuer can sign with, in the names of `SIGNATURE_ALGORITHMS`.
@@ -349,7 +386,16 @@ def _preparations(config: ProfileConfig, base: Path) -> dict[str, Callable[[], o
     enrollment, types = config.enrollment, config.key.allowed_types
     return {
         "trusted": lambda: _trusted(config, base),
+        "intermediates": lambda: _certificates(
+            "enrollment.intermediate_certificates", enrollment.intermediate_certificates, base
+        ),
         "ra_trusted": lambda: _certificates("enrollment.ra_certificates", enrollment.ra_certificates, base),
+        "tls_trusted": lambda: _certificates(
+            "enrollment.tls.trusted_certificates", enrollment.tls.trusted_certificates, base
+        ),
+        "client": lambda: _client(enrollment.client),
+        "revocation": lambda: _revocation(enrollment.revocation, base),
+        "vendor": lambda: _vendor(enrollment.vendor, base),
         "_key": lambda: KeyPolicy.from_config(config.key),
         "_subject": lambda: SubjectPolicy.from_config(config.subject, config.organization),
         "_san": lambda: SanPolicy.from_config(config.san),
@@ -370,8 +416,19 @@ def _check(config: ProfileConfig) -> None:
     if config.public_trust is None and (kind.validation_type or kind.generation):
         key = "validation_type" if kind.validation_type else "generation"
         raise ProfileKeyError(f"certificate_type.{key}", "goes with public_trust only")
-    if config.enrollment.service_user is not None and config.enrollment.authentication_method != "tls_certificate":
-        raise ProfileKeyError("enrollment.service_user", "goes with authentication_method = 'tls_certificate' only")
+    enrollment = config.enrollment
+    if (
+        enrollment.service_user is not None
+        and enrollment.authentication_method != "tls_certificate"
+        and not enrollment.tls.required
+    ):
+        raise ProfileKeyError(
+            "enrollment.service_user", "goes with authentication_method = 'tls_certificate' or tls.required = true only"
+        )
+    if enrollment.tls.required and enrollment.tls.binding == "ra" and not enrollment.ra_certificates:
+        raise ProfileKeyError("enrollment.tls.binding", "'ra' needs enrollment.ra_certificates")
+    if enrollment.code.lock_max < enrollment.code.lock_for:
+        raise ProfileKeyError("enrollment.code.lock_max", "is shorter than lock_for")
     if contact is not None:
         given = [key for key in ContactConfig.model_fields if key != "mode" and getattr(contact, key) is not None]
         if contact.mode == "linked" and given:
@@ -392,12 +449,47 @@ def _trusted(config: ProfileConfig, base: Path) -> tuple[bytes, ...]:
     if (
         enrollment.authentication_method == "tls_certificate"
         and "ir" in enrollment.allowed_operations
-        and not enrollment.trusted_certificates
+        and not (
+            enrollment.trusted_certificates
+            or enrollment.ra_certificates
+            or enrollment.vendor
+            or enrollment.tls.trusted_certificates
+        )
     ):
         raise ProfileKeyError(
             key, "is missing: with authentication_method = 'tls_certificate' an ir is signed under one"
         )
     return _certificates(key, enrollment.trusted_certificates, base)
+
+
+def _client(config: ClientConfig) -> ClientRules:
+    return ClientRules(
+        subject=config.subject,
+        issuer=config.issuer,
+        san=config.san,
+        extended_key_usages=frozenset(map(x509.ObjectIdentifier, config.extended_key_usages)),
+        certificate_policies=frozenset(config.certificate_policies),
+        fingerprints=frozenset(config.fingerprints),
+    )
+
+
+def _revocation(config: RevocationConfig, base: Path) -> RevocationRules:
+    """Read where CRLs are; a file need not be there yet."""
+    crls = tuple(source if "://" in source else str((base / source).absolute()) for source in config.crls)
+    return RevocationRules(config.crl, config.ocsp, crls, config.ocsp_url)
+
+
+def _vendor(config: VendorConfig | None, base: Path) -> VendorRules | None:
+    if config is None:
+        return None
+    return VendorRules(
+        trusted=_certificates("enrollment.vendor.trusted_certificates", config.trusted_certificates, base),
+        serial_from=config.serial_from,
+        allow_list=config.allow_list,
+        subject=config.subject,
+        free_subject=config.free_subject,
+        seat_from_serial=config.seat == "serial",
+    )
 
 
 def _certificates(key: str, files: tuple[str, ...], base: Path) -> tuple[bytes, ...]:

@@ -18,13 +18,13 @@ from cmpd.profile.config import (
     IPConfig,
     MailConfig,
     OtherNameConfig,
-    ProfileKeyError,
     SanConfig,
     SanTypeConfig,
     URIConfig,
 )
 from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import Fault, Pattern, quote
+from cmpd.profile.vocabulary import ProfileKeyError
 
 SUBJECT_ALT_NAME: Final = ObjectIdentifier("2.5.29.17")
 _MOST: Final = 1000

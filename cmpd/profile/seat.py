@@ -4,9 +4,10 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final, Self
 
-from cmpd.profile.config import ProfileKeyError, SanConfig, SeatConfig, SubjectConfig
+from cmpd.profile.config import SanConfig, SeatConfig, SubjectConfig
 from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import quote
+from cmpd.profile.vocabulary import ProfileKeyError
 
 _FOLDED: Final = frozenset({"san.email", "san.dns", "san.upn", "san.smtp_utf8_mailbox", "subject.email_address"})
 """Names that are the same in capital and small letters: they find the same seat."""
@@ -40,11 +41,14 @@ class SeatPolicy:
             if self.required:
                 decision.refuse("seat.id_mapping", self.key, "is missing, and the seat ID is there")
             return None
-        seat = values[0].lower() if self.key in _FOLDED else values[0]
-        if not seat.isascii():
-            seat = unicodedata.normalize("NFC", seat)
+        seat = self.spelled(values[0])
         if len(seat) > _LONGEST:
             decision.refuse("seat.id_mapping", self.key, f"is longer than {_LONGEST} characters")
         if decision.findings is not None:
             decision.passed("seat.id_mapping", self.key, f"the seat is {quote(seat)}")
         return seat
+
+    def spelled(self, seat: str) -> str:
+        """A seat ID in the one spelling that it is kept in."""
+        seat = seat.lower() if self.key in _FOLDED else seat
+        return seat if seat.isascii() else unicodedata.normalize("NFC", seat)

@@ -12,13 +12,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from cmpd import asn1
 from cmpd.asn1 import der
-from cmpd.profile.config import (
-    AttributeConfig,
-    Include,
-    OrganizationConfig,
-    ProfileKeyError,
-    SubjectConfig,
-)
+from cmpd.profile.config import AttributeConfig, OrganizationConfig, SubjectConfig
 from cmpd.profile.decision import Decision
 from cmpd.profile.syntax import (
     Fault,
@@ -30,6 +24,7 @@ from cmpd.profile.syntax import (
     quote,
     text_fault,
 )
+from cmpd.profile.vocabulary import Include, ProfileKeyError
 
 EMPTY_NAME: Final = b"\x30\x00"
 _DIRECTORY: Final = (der.UTF8_STRING, der.PRINTABLE_STRING)

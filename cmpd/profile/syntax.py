@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import idna
 import re2  # type: ignore[import-untyped]  # the package has no types
+from cryptography import x509
 
 from cmpd.asn1 import oids
 
@@ -36,6 +37,25 @@ _TOGETHER: Final = (
 )
 """Scripts that are written together ("highly restrictive" of Unicode Technical Standard 39 §5.2)."""
 _PRINTABLE_STRING: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?"
+
+_BY_NAME: Final = {
+    oids.name(oid): oid
+    for oid in (
+        oids.SURNAME,
+        oids.SERIAL_NUMBER,
+        oids.TITLE,
+        oids.BUSINESS_CATEGORY,
+        oids.POSTAL_CODE,
+        oids.GIVEN_NAME,
+        oids.INITIALS,
+        oids.GENERATION_QUALIFIER,
+        oids.DN_QUALIFIER,
+        oids.PSEUDONYM,
+        oids.ORGANIZATION_IDENTIFIER,
+        oids.EMAIL_ADDRESS,
+    )
+}
+"""Attributes beyond those of RFC 4514 §3, by the names that cmpd shows them with."""
 
 
 class Fault(NamedTuple):
@@ -277,3 +297,16 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
+
+
+def parse_name(text: str) -> x509.Name:
+    """Read a name in RFC 4514 style, most specific part first: `CN=gateway,O=Example`. Raises ValueError."""
+    try:
+        name = x509.Name.from_rfc4514_string(text, _BY_NAME)
+    except ValueError as error:
+        raise ValueError(
+            f"is not a name such as CN=gateway,O=Example in RFC 4514 style{f' ({error})' if str(error) else ''}"
+        ) from None
+    if not name.rdns:
+        raise ValueError("is empty; write a name such as CN=gateway,O=Example")
+    return name

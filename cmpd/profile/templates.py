@@ -16,7 +16,8 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from cmpd.profile.config import EXTENDED_KEY_USAGES, KeyType, ProfileConfig, ProfileError, parse_duration
+from cmpd.profile.config import ProfileConfig
+from cmpd.profile.vocabulary import EXTENDED_KEY_USAGES, KeyType, ProfileError, parse_duration
 
 _FOLDER: Final = "data", "templates"
 _PER_KEY_TYPE: Final = ("required_usages", "optional_usages")

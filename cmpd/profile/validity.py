@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, Self
 
-from cmpd.profile.config import ProfileKeyError, ValidityConfig, duration_text
+from cmpd.profile.config import ValidityConfig
 from cmpd.profile.decision import Decision
+from cmpd.profile.vocabulary import ProfileKeyError, duration_text
 
 _SECOND: Final = timedelta(seconds=1)
 _BACKDATE: Final = timedelta(minutes=5)

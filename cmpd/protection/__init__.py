@@ -4,6 +4,7 @@ Everything here either returns the verified credential or raises; nothing return
 store knows (the enrollment code, whether a certificate is revoked) is looked up by the responder and handed in.
 """
 
+import enum
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cmpd import asn1
 from cmpd.asn1.certificate import serial
 from cmpd.errors import BadAlg, BadMessageCheck, SignerNotTrusted, WrongIntegrity
-from cmpd.exchange import EnrollmentCode, IssuedCertificate
+from cmpd.exchange import Device, EnrollmentCode, IssuedCertificate
 from cmpd.limits import Limits
 from cmpd.protection import certpath, signature
+from cmpd.protection.known import KnownSigner
 from cmpd.protection.mac import MAC_ALGORITHMS, MacKey, derive, parameters
 from cmpd.protection.signature import PublicKey, Signer
 
@@ -28,6 +30,7 @@ __all__ = [
     "KnownSigner",
     "MacCredential",
     "MacKey",
+    "Role",
     "Signer",
     "SignerCache",
     "check_mac",
@@ -56,38 +59,36 @@ class MacCredential:
         return f"code:{self.code.reference}"
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSigner:
-    """A CMP protection certificate that has been validated, with what follows from it."""
+class Role(enum.Enum):
+    """As what a certificate is trusted by a profile."""
 
-    certificate: x509.Certificate
-    der: bytes
-    key: PublicKey
-    subject: bytes
-    """DER of its subject Name."""
-    issuer: bytes
-    """DER of its issuer Name."""
-    serial: int
-    path: certpath.ValidPath
-    fingerprint: str
-    """SHA-256 of the certificate, hexadecimal."""
-    key_id: bytes | None
-    """Its subjectKeyIdentifier."""
-    label: str
-
-    extended_key_usage: frozenset[x509.ObjectIdentifier]
-    """The purposes of extKeyUsage; empty when the extension is absent."""
+    own = "own"
+    """The profile's service has issued it itself."""
+    client = "client"
+    """It is under one of trusted_certificates."""
+    vendor = "vendor"
+    """It is a device's, of a maker that the profile trusts (IEEE 802.1AR §8)."""
+    ra = "ra"
+    """It is an RA that the profile lists: it may ask for others and vouch for them (RFC 9483 §5.2.3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateCredential:
-    """A certificate whose signature on the message has verified (RFC 9483 §3.2)."""
+    """A certificate whose key has signed the message, or the TLS handshake it came by (RFC 9483 §3.2)."""
 
     signer: KnownSigner
     issued: IssuedCertificate | None = None
     """Our own record of it, when it is one that this service issued."""
-    is_ra: bool = False
-    """It is an RA that the profile lists: it may vouch for others (RFC 9483 §5.2.3.2)."""
+    role: Role = Role.client
+    serial: str = ""
+    """The device's serial number, of a vendor's certificate."""
+    device: Device | None = None
+    """What the list of devices says of it."""
+
+    @property
+    def is_ra(self) -> bool:
+        """Whether it may ask for others and vouch for their proof-of-possession."""
+        return self.role is Role.ra
 
     @property
     def id(self) -> str:
@@ -144,14 +145,25 @@ _NO_GRACE = timedelta()
 
 
 class SignerCache:
-    """Validated CMP protection certificates, so that a path is validated once and not for every message.
+    """Validated certificates of clients, so that a path is validated once and not for every message.
 
-    A path is kept for the trust anchors it was validated with, and is good only while every certificate of it is valid;
-    whether the certificate has been revoked is not cached. The oldest entry makes room: `size` entries at most.
+    `intermediates` are CA certificates (DER) that are not trusted by themselves, for clients that do not send them. An
+    anchor may be an end entity's own certificate. A path is kept for the trust anchors it was validated with, and is
+    good only while every certificate of it is valid; whether the certificate has been revoked is not cached. The oldest
+    entry makes room: `size` entries at most.
     """
 
-    def __init__(self, anchors: Sequence[bytes], limits: Limits, *, allow_sha1: bool = False, size: int = 1024) -> None:
+    def __init__(
+        self,
+        anchors: Sequence[bytes],
+        limits: Limits,
+        *,
+        allow_sha1: bool = False,
+        size: int = 1024,
+        intermediates: Sequence[bytes] = (),
+    ) -> None:
         self._anchors = tuple(certpath.load(anchor) for anchor in anchors)
+        self._intermediates = [certpath.load(one) for one in intermediates]
         self._limits = limits
         self._allow_sha1 = allow_sha1
         self._size = size
@@ -197,11 +209,43 @@ class SignerCache:
         )
         if leaf is None:
             raise BadMessageCheck("none of extraCerts is the certificate that senderKID identifies")
+        return self._admit(leaf, readable, now, grace, certpath.CMP_CERTIFICATE)
+
+    def accept(
+        self, certificate: bytes, chain: Sequence[bytes], now: datetime, grace: timedelta = _NO_GRACE
+    ) -> KnownSigner:
+        """The validated certificate (DER) of a TLS client, whose key the handshake has proven (RFC 8446 §4.4.2).
+
+        `chain` is what the client sent with it, in any order (RFC 9440 §2.3). A certificate that expired less than
+        `grace` ago passes. Raises BadAlg, SignerNotTrusted.
+        """
+        known = self._known.get(certificate)
+        if known is not None:
+            if known.path.good_at(now, grace):
+                self._known.move_to_end(certificate)
+                return known
+            del self._known[certificate]
+        leaf = _load(certificate)
+        if leaf is None:
+            raise SignerNotTrusted(f"{certpath.TLS_CERTIFICATE} cannot be read")
+        readable = [loaded for loaded in map(_load, chain[: self._limits.extra_certs]) if loaded is not None]
+        return self._admit(leaf, readable, now, grace, certpath.TLS_CERTIFICATE)
+
+    def _admit(
+        self, leaf: x509.Certificate, readable: Sequence[x509.Certificate], now: datetime, grace: timedelta, what: str
+    ) -> KnownSigner:
         if not _may_sign(leaf):
-            raise SignerNotTrusted("the keyUsage of the CMP protection certificate lacks digitalSignature")
-        key = signature.accept_public_key(_public_key(leaf), self._limits)
+            raise SignerNotTrusted(f"the keyUsage of {what} lacks digitalSignature")
+        key = signature.accept_public_key(_public_key(leaf, what), self._limits)
         path = certpath.validate(
-            leaf, readable, self._anchors, self._limits, now, allow_sha1=self._allow_sha1, grace=grace
+            leaf,
+            [*readable, *self._intermediates],
+            self._anchors,
+            self._limits,
+            now,
+            allow_sha1=self._allow_sha1,
+            grace=grace,
+            what=what,
         )
         return self._remember(leaf, leaf.public_bytes(Encoding.DER), key, path)
 
@@ -282,11 +326,11 @@ def _load(der: bytes) -> x509.Certificate | None:
         return None
 
 
-def _public_key(certificate: x509.Certificate) -> object:
+def _public_key(certificate: x509.Certificate, what: str = certpath.CMP_CERTIFICATE) -> object:
     try:
         return certificate.public_key()
     except (ValueError, signature.UnsupportedAlgorithm) as exc:
-        raise BadAlg("the public key of the CMP protection certificate is not supported") from exc
+        raise BadAlg(f"the public key of {what} is not supported") from exc
 
 
 def _key_id(certificate: x509.Certificate) -> bytes | None:

@@ -1,15 +1,25 @@
 """The stores behind `ports.Store`: SQLite now; each is one module here and runs the suite of tests/contract/store.py.
 
 A store has two faces. `ports.Store` is what a running server asks. `AdminStore` adds the verbs of an operator (codes
-are made, listed and revoked, certificates are listed); the CLI calls them from a process of its own, beside the daemon.
+are made, listed and revoked, service users and devices are listed …); the CLI calls them from a process of its own,
+beside the daemon.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cmpd.exchange import CertificateStatus, EnrollmentCode, IssuedCertificate, Refusal, Seat
+from cmpd.exchange import (
+    CertificateStatus,
+    Device,
+    EnrollmentCode,
+    IssuedCertificate,
+    NewCode,
+    Refusal,
+    Seat,
+    ServiceUserCertificate,
+)
 from cmpd.ports import Store, StoreUnavailable
 
 REFUSALS = 500
@@ -24,20 +34,89 @@ class ReferenceTaken(Exception):
     """The profile has an enrollment code of this reference already; nothing has been kept."""
 
 
+class ReferencesTaken(ReferenceTaken):
+    """Some of many references are taken already, or twice among the many; nothing has been kept."""
+
+    def __init__(self, taken: Sequence[tuple[str, str]]) -> None:
+        super().__init__(", ".join(f"profile {profile}: {reference!r}" for profile, reference in taken))
+        self.taken = tuple(taken)
+        """Profile and reference of each, in the order of the call."""
+
+
 @runtime_checkable
 class AdminStore(Store, Protocol):
     """A store with the operator's verbs. Every method may raise `StoreUnavailable`."""
 
     async def create_code(
-        self, profile: str, reference: str, secret: bytes, uses: int | None, expires: datetime | None, now: datetime
+        self,
+        profile: str,
+        reference: str,
+        secret: bytes,
+        uses: int | None,
+        expires: datetime | None,
+        now: datetime,
+        *,
+        valid_from: datetime | None = None,
+        seat: str | None = None,
+        subject: str | None = None,
+        san: Sequence[str] = (),
+        key: str | None = None,
+        is_global: bool = False,
     ) -> EnrollmentCode:
-        """Keep a new enrollment code, its secret encrypted. Raises `ReferenceTaken`."""
+        """Keep a new enrollment code, its secret encrypted; see `EnrollmentCode`. Raises `ReferenceTaken`."""
+
+    async def create_codes(
+        self, codes: Sequence[NewCode], now: datetime, *, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Keep many new enrollment codes in one commit, all or none; `progress` hears how many are done.
+
+        Raises `ReferencesTaken`, which names every one that is in the way.
+        """
 
     async def codes(self, profile: str | None = None) -> list[EnrollmentCode]:
         """All enrollment codes, oldest first, without their secrets (`secret` is empty). Reads only."""
 
+    async def codes_with_secrets(
+        self, profile: str | None = None, *, wanted: Callable[[EnrollmentCode], bool] | None = None
+    ) -> list[EnrollmentCode]:
+        """Enrollment codes with their secrets, oldest first, for export: those that are `wanted`. Reads only.
+
+        `wanted` is asked before the secret is decrypted.
+        """
+
     async def revoke_code(self, profile: str, reference: str, now: datetime) -> bool:
         """Revoke an enrollment code; False when it is not known or was revoked before."""
+
+    async def unlock_code(self, profile: str, reference: str) -> bool:
+        """Forget the locks of an enrollment code; False when it is not known or has none."""
+
+    async def add_service_user(self, entry: ServiceUserCertificate) -> bool:
+        """Add a certificate to a service user; False when it is there already. Raises ValueError for an empty one."""
+
+    async def remove_service_user(
+        self,
+        user: str,
+        fingerprint: str | None = None,
+        *,
+        issuer: bytes | None = None,
+        subject: bytes | None = None,
+    ) -> int:
+        """Remove one certificate of a service user (fingerprint, or issuer and subject), else all; return how many."""
+
+    async def service_users(self, user: str | None = None) -> list[ServiceUserCertificate]:
+        """The certificates of service users, by user and oldest first. Reads only."""
+
+    async def import_devices(self, profile: str, devices: Sequence[Device]) -> tuple[int, int]:
+        """Add devices to a profile's list, or change their seat and subject, in one commit: how many added, changed.
+
+        `profile` counts, not that of the devices; of a serial number that is there twice, the last one counts.
+        """
+
+    async def devices(self, profile: str, limit: int) -> list[Device]:
+        """The devices of a profile by serial number, at most `limit`. Reads only."""
+
+    async def remove_device(self, profile: str, serial: str) -> bool:
+        """Take a device from a profile's list; False when it is not there."""
 
     async def certificates(
         self, limit: int, profile: str | None = None, status: CertificateStatus | None = None

@@ -117,6 +117,44 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        "ALTER TABLE enrollment_code ADD COLUMN valid_from INTEGER",
+        "ALTER TABLE enrollment_code ADD COLUMN seat TEXT",
+        "ALTER TABLE enrollment_code ADD COLUMN subject TEXT",
+        "ALTER TABLE enrollment_code ADD COLUMN san TEXT",  # JSON: [expression, …]
+        "ALTER TABLE enrollment_code ADD COLUMN spki_sha256 BLOB",
+        "ALTER TABLE enrollment_code ADD COLUMN is_global INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE enrollment_code ADD COLUMN locked_until INTEGER",
+        "ALTER TABLE enrollment_code ADD COLUMN locks INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX global_code ON enrollment_code (profile) WHERE is_global = 1 AND revoked_at IS NULL",
+        """
+        CREATE TABLE service_user (
+            id INTEGER PRIMARY KEY,
+            user TEXT NOT NULL,
+            fingerprint BLOB,                 -- SHA-256 of the certificate; else issuer and subject say which
+            issuer BLOB,                      -- Name, DER
+            subject BLOB,                     -- Name, DER
+            label TEXT NOT NULL,
+            added INTEGER NOT NULL,
+            CHECK (fingerprint IS NOT NULL OR (issuer IS NOT NULL AND subject IS NOT NULL))
+        )
+        """,
+        """
+        CREATE UNIQUE INDEX fingerprint_of_service_user ON service_user (user, fingerprint)
+            WHERE fingerprint IS NOT NULL
+        """,
+        "CREATE UNIQUE INDEX names_of_service_user ON service_user (user, issuer, subject) WHERE fingerprint IS NULL",
+        """
+        CREATE TABLE device (
+            profile TEXT NOT NULL,
+            serial TEXT NOT NULL,             -- as the vendor's certificate names it
+            seat TEXT,
+            subject TEXT,                     -- RFC 4514 style
+            added INTEGER NOT NULL,
+            PRIMARY KEY (profile, serial)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 

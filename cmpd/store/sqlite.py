@@ -18,12 +18,15 @@ from cmpd import asn1
 from cmpd.asn1.certificate import spki
 from cmpd.exchange import (
     CertificateStatus,
+    Device,
     EnrollmentCode,
     Finding,
     IssuedCertificate,
+    NewCode,
     Refusal,
     RevocationReason,
     Seat,
+    ServiceUserCertificate,
     Transaction,
     TransactionState,
 )
@@ -38,7 +41,7 @@ from cmpd.ports import (
     TransactionMoved,
     Unmet,
 )
-from cmpd.store import REFUSALS, ReferenceTaken, StoreRefused
+from cmpd.store import REFUSALS, ReferencesTaken, ReferenceTaken, StoreRefused
 from cmpd.store.group_commit import GroupCommit, Row, primary_code, unavailable
 from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing, WrongKey
@@ -47,6 +50,8 @@ SWEEP = 100
 """How many rows one call of `expire` ends and one step of `forget` deletes."""
 DAY = 86400
 """Seconds of a day."""
+STEP = 500
+"""After so many rows of a great many the caller hears how far it is."""
 SERIAL_SIZE = 20
 """Octets of a serial number in the database (RFC 5280 §4.1.2.2)."""
 
@@ -72,8 +77,20 @@ _FIRST_CERTIFICATE = (
     f"SELECT {_CERTIFICATE_COLUMNS}, t.serials FROM cmp_transaction t"  # noqa: S608  constants only
     f" JOIN certificate c ON c.serial = substr(t.serials, 1, {SERIAL_SIZE}) WHERE t.transaction_id = ?"
 )
-_CODE_COLUMNS = "id, profile, reference, uses, used, created, expires, revoked_at IS NOT NULL"
+_CODE_COLUMNS = (
+    "id, profile, reference, uses, used, created, expires, revoked_at IS NOT NULL, valid_from, seat, subject, san,"
+    " spki_sha256, is_global, locked_until, locks"
+)
 _CODE = f"SELECT {_CODE_COLUMNS}, sealed FROM enrollment_code WHERE profile = ? AND reference = ?"  # noqa: S608  constants only
+_GLOBAL_CODE = (
+    f"SELECT {_CODE_COLUMNS}, sealed FROM enrollment_code"  # noqa: S608  constants only
+    " WHERE profile = ? AND is_global = 1 AND revoked_at IS NULL ORDER BY id DESC LIMIT 1"
+)
+_INSERT_CODE = (
+    "INSERT INTO enrollment_code (profile, reference, sealed, uses, created, expires, valid_from, seat, subject, san,"
+    " spki_sha256, is_global) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_IS_TAKEN = "SELECT 1 FROM enrollment_code WHERE profile = ? AND reference = ?"
 
 _INSERT_TRANSACTION = (
     "INSERT INTO cmp_transaction (transaction_id, state, created, confirm_by, profile, operation, credential, serials,"
@@ -81,8 +98,23 @@ _INSERT_TRANSACTION = (
     " ON CONFLICT (transaction_id) DO NOTHING"
 )
 _CONSUME_CODE = (
-    "UPDATE enrollment_code SET used = used + 1 WHERE id = ? AND revoked_at IS NULL"
-    " AND (expires IS NULL OR expires > ?) AND (uses IS NULL OR used < uses)"
+    "UPDATE enrollment_code SET used = used + ?, locks = 0, locked_until = NULL WHERE id = ? AND revoked_at IS NULL"
+    " AND (valid_from IS NULL OR valid_from <= ?) AND (expires IS NULL OR expires > ?)"
+    " AND (uses IS NULL OR used + ? <= uses)"
+)
+_GIVE_BACK = "UPDATE enrollment_code SET used = max(used - ?, 0) WHERE id = ?"
+_LOCK_CODE = (
+    "UPDATE enrollment_code SET locked_until = max(ifnull(locked_until, 0), ?), locks = max(locks, ?) WHERE id = ?"
+)
+_IS_SERVICE_USER = (
+    "SELECT 1 FROM service_user WHERE user = ? AND fingerprint = ?"
+    " UNION ALL SELECT 1 FROM service_user WHERE user = ? AND issuer = ? AND subject = ? AND fingerprint IS NULL"
+)
+_DEVICE = "SELECT profile, serial, added, seat, subject FROM device WHERE profile = ? AND serial = ?"
+_PUT_DEVICE = (
+    "INSERT INTO device (profile, serial, seat, subject, added) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (profile, serial) DO UPDATE SET seat = excluded.seat, subject = excluded.subject"
+    " WHERE seat IS NOT excluded.seat OR subject IS NOT excluded.subject"
 )
 _INSERT_CERTIFICATE = (
     "INSERT INTO certificate (serial, status, issuer, profile, issued_at, not_after, transaction_id,"
@@ -188,23 +220,42 @@ class SQLiteStore:
         return _transaction(rows[0]) if rows else None
 
     async def code(self, profile: str, reference: bytes, /) -> EnrollmentCode | None:
-        """See `ports.Store`. The one place where a secret is decrypted."""
+        """See `ports.Store`."""
         try:
             name = reference.decode()
         except UnicodeDecodeError:
             return None
         rows = await self._read(_CODE, (profile, name))
-        if not rows:
-            return None
-        row = rows[0]
+        return self._open(rows[0]) if rows else None
+
+    async def global_code(self, profile: str, /) -> EnrollmentCode | None:
+        """See `ports.Store`."""
+        rows = await self._read(_GLOBAL_CODE, (profile,))
+        return self._open(rows[0]) if rows else None
+
+    def _open(self, row: Row) -> EnrollmentCode:
+        """Decrypt a code's secret. Raises StoreUnavailable when it is not the one of its profile and reference."""
         try:
-            secret = self._sealing.unseal(row[8], row[1], row[2])
+            secret = self._sealing.unseal(row[16], row[1], row[2])
         except WrongKey:
             raise StoreUnavailable(
                 f"{self._path}: enrollment code {row[0]} does not open with the key of [store] key_file:"
                 " somebody has changed it; revoke it and make another"
             ) from None
         return _code(row, secret)
+
+    async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
+        """See `ports.Store`."""
+        await self._change(_LOCK_CODE, (_seconds(until), locks, code))
+
+    async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
+        """See `ports.Store`."""
+        return bool(await self._read(_IS_SERVICE_USER, (user, bytes.fromhex(fingerprint), user, issuer, subject)))
+
+    async def device(self, profile: str, serial: str, /) -> Device | None:
+        """See `ports.Store`."""
+        rows = await self._read(_DEVICE, (profile, serial))
+        return _device(rows[0]) if rows else None
 
     async def certificate(self, serial: int, /) -> IssuedCertificate | None:
         """See `ports.Store`."""
@@ -273,7 +324,7 @@ class SQLiteStore:
         same_key = (
             None if len(both) < 2 else _same_key_twice([(row[10], one[1]) for row, one in zip(rows, both, strict=True)])
         )
-        consume = (code, seconds)
+        consume = (len(rows), code, seconds, seconds, len(rows))
         spend = (transaction.profile, seconds // DAY, len(rows))
 
         def work(cursor: sqlite3.Cursor) -> None:
@@ -335,6 +386,7 @@ class SQLiteStore:
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        give_back: int | None = None,
     ) -> None:
         """See `ports.Store`. A certificate that was revoked meanwhile stays revoked."""
 
@@ -346,6 +398,8 @@ class SQLiteStore:
                 cursor.execute(_CONFIRM, (_octets(serial),))
             for revocation in revoked:
                 _revoke(cursor, _octets(revocation.serial), _seconds(revocation.at), revocation.reason)
+            if give_back is not None:
+                cursor.execute(_GIVE_BACK, (len(revoked) or 1, give_back))
 
         await self._write(work)
 
@@ -442,25 +496,75 @@ class SQLiteStore:
     # What an operator asks
 
     async def create_code(
-        self, profile: str, reference: str, secret: bytes, uses: int | None, expires: datetime | None, now: datetime
+        self,
+        profile: str,
+        reference: str,
+        secret: bytes,
+        uses: int | None,
+        expires: datetime | None,
+        now: datetime,
+        *,
+        valid_from: datetime | None = None,
+        seat: str | None = None,
+        subject: str | None = None,
+        san: Sequence[str] = (),
+        key: str | None = None,
+        is_global: bool = False,
     ) -> EnrollmentCode:
         """See `AdminStore`."""
-        sealed = self._sealing.seal(secret, profile, reference)
-        ends = None if expires is None else _seconds(expires)
-        row = (profile, reference, sealed, uses, _seconds(now), ends)
+        new = NewCode(
+            profile, reference, secret, uses, expires, valid_from, seat, subject, tuple(san), key, is_global=is_global
+        )
+        row = self._code_row(new, _seconds(now))
 
-        def work(cursor: sqlite3.Cursor) -> int | None:
-            cursor.execute(
-                "INSERT INTO enrollment_code (profile, reference, sealed, uses, created, expires)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (profile, reference) DO NOTHING",
-                row,
-            )
-            if cursor.rowcount == 0:
+        def work(cursor: sqlite3.Cursor) -> None:
+            if cursor.execute(_IS_TAKEN, row[:2]).fetchone() is not None:
                 raise ReferenceTaken(f"profile {profile} has an enrollment code {reference!r} already")
-            return cursor.lastrowid
+            cursor.execute(_INSERT_CODE, row)
 
-        number = await self._write(work)
-        return _code((number, profile, reference, uses, 0, _seconds(now), ends, 0), secret)
+        await self._write(work)
+        (kept,) = await self._read(_CODE, row[:2])
+        return _code(kept, secret)
+
+    async def create_codes(
+        self, codes: Sequence[NewCode], now: datetime, *, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """See `AdminStore`."""
+        at = _seconds(now)
+        rows = [self._code_row(one, at) for one in codes]
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            seen: set[Row] = set()
+            taken = []
+            for row in rows:
+                if row[:2] in seen or cursor.execute(_IS_TAKEN, row[:2]).fetchone() is not None:
+                    taken.append((row[0], row[1]))
+                seen.add(row[:2])
+            if taken:  # nothing is written yet
+                raise ReferencesTaken(taken)
+            for begin in range(0, len(rows), STEP):
+                step = rows[begin : begin + STEP]
+                cursor.executemany(_INSERT_CODE, step)
+                if progress is not None:
+                    progress(begin + len(step))
+
+        await self._write(work)
+
+    def _code_row(self, new: NewCode, created: int) -> Row:
+        return (
+            new.profile,
+            new.reference,
+            self._sealing.seal(new.secret, new.profile, new.reference),
+            new.uses,
+            created,
+            None if new.expires is None else _seconds(new.expires),
+            None if new.valid_from is None else _seconds(new.valid_from),
+            new.seat,
+            new.subject,
+            json.dumps(new.san) if new.san else None,
+            None if new.key is None else bytes.fromhex(new.key),
+            int(new.is_global),
+        )
 
     async def codes(self, profile: str | None = None) -> list[EnrollmentCode]:
         """See `AdminStore`."""
@@ -469,6 +573,16 @@ class SQLiteStore:
             (profile, profile),
         )
         return [_code(row, b"") for row in rows]
+
+    async def codes_with_secrets(
+        self, profile: str | None = None, *, wanted: Callable[[EnrollmentCode], bool] | None = None
+    ) -> list[EnrollmentCode]:
+        """See `AdminStore`."""
+        rows = await self._read(
+            f"SELECT {_CODE_COLUMNS}, sealed FROM enrollment_code WHERE ? IS NULL OR profile = ? ORDER BY id",  # noqa: S608  constants only
+            (profile, profile),
+        )
+        return [self._open(row) for row in rows if wanted is None or wanted(_code(row, b""))]
 
     async def revoke_code(self, profile: str, reference: str, now: datetime) -> bool:
         """See `AdminStore`."""
@@ -482,6 +596,92 @@ class SQLiteStore:
             return cursor.rowcount == 1
 
         return await self._write(work)
+
+    async def unlock_code(self, profile: str, reference: str) -> bool:
+        """See `AdminStore`."""
+        return (
+            await self._change(
+                "UPDATE enrollment_code SET locked_until = NULL, locks = 0"
+                " WHERE profile = ? AND reference = ? AND (locked_until IS NOT NULL OR locks > 0)",
+                (profile, reference),
+            )
+            > 0
+        )
+
+    async def _change(self, statement: str, parameters: tuple[Any, ...]) -> int:
+        """Run one statement; how many rows it has changed."""
+        return await self._write(lambda cursor: cursor.execute(statement, parameters).rowcount)
+
+    async def add_service_user(self, entry: ServiceUserCertificate) -> bool:
+        """See `AdminStore`."""
+        if entry.fingerprint is None and (entry.issuer is None or entry.subject is None):
+            raise ValueError("a service user's certificate is known by its fingerprint, or by issuer and subject")
+        fingerprint = None if entry.fingerprint is None else bytes.fromhex(entry.fingerprint)
+        return (
+            await self._change(
+                "INSERT INTO service_user (user, fingerprint, issuer, subject, label, added) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                (entry.user, fingerprint, entry.issuer, entry.subject, entry.label, _seconds(entry.added)),
+            )
+            > 0
+        )
+
+    async def remove_service_user(
+        self,
+        user: str,
+        fingerprint: str | None = None,
+        *,
+        issuer: bytes | None = None,
+        subject: bytes | None = None,
+    ) -> int:
+        """See `AdminStore`."""
+        parameters: tuple[Any, ...]
+        if fingerprint is not None:
+            which, parameters = " AND fingerprint = ?", (user, bytes.fromhex(fingerprint))
+        elif issuer is not None or subject is not None:
+            which, parameters = " AND fingerprint IS NULL AND issuer = ? AND subject = ?", (user, issuer, subject)
+        else:
+            which, parameters = "", (user,)
+        return await self._change(f"DELETE FROM service_user WHERE user = ?{which}", parameters)  # noqa: S608  constants only
+
+    async def service_users(self, user: str | None = None) -> list[ServiceUserCertificate]:
+        """See `AdminStore`."""
+        rows = await self._read(
+            "SELECT user, added, fingerprint, issuer, subject, label FROM service_user"
+            " WHERE ?1 IS NULL OR user = ?1 ORDER BY user, id",
+            (user,),
+        )
+        return [
+            ServiceUserCertificate(
+                user, _datetime(added), None if fingerprint is None else fingerprint.hex(), issuer, subject, label
+            )
+            for user, added, fingerprint, issuer, subject, label in rows
+        ]
+
+    async def import_devices(self, profile: str, devices: Sequence[Device]) -> tuple[int, int]:
+        """See `AdminStore`."""
+        rows = [(profile, one.serial, one.seat, one.subject, _seconds(one.added)) for one in devices]
+        count = "SELECT count(*) FROM device WHERE profile = ?"
+
+        def work(cursor: sqlite3.Cursor) -> tuple[int, int]:
+            (before,) = cursor.execute(count, (profile,)).fetchone()
+            touched = cursor.executemany(_PUT_DEVICE, rows).rowcount if rows else 0
+            (after,) = cursor.execute(count, (profile,)).fetchone()
+            return after - before, touched - (after - before)
+
+        return await self._write(work)
+
+    async def devices(self, profile: str, limit: int) -> list[Device]:
+        """See `AdminStore`."""
+        rows = await self._read(
+            "SELECT profile, serial, added, seat, subject FROM device WHERE profile = ? ORDER BY serial LIMIT ?",
+            (profile, limit),
+        )
+        return [_device(row) for row in rows]
+
+    async def remove_device(self, profile: str, serial: str) -> bool:
+        """See `AdminStore`."""
+        return await self._change("DELETE FROM device WHERE profile = ? AND serial = ?", (profile, serial)) > 0
 
     async def certificates(
         self, limit: int, profile: str | None = None, status: CertificateStatus | None = None
@@ -787,7 +987,24 @@ def _refusal(row: Row) -> Refusal:
 
 
 def _code(row: Row, secret: bytes) -> EnrollmentCode:
-    number, profile, reference, uses, used, created, expires, revoked = row[:8]
+    (
+        number,
+        profile,
+        reference,
+        uses,
+        used,
+        created,
+        expires,
+        revoked,
+        valid_from,
+        seat,
+        subject,
+        san,
+        spki_sha256,
+        is_global,
+        locked_until,
+        locks,
+    ) = row[:16]
     return EnrollmentCode(
         number,
         profile,
@@ -798,4 +1015,17 @@ def _code(row: Row, secret: bytes) -> EnrollmentCode:
         _datetime(created),
         None if expires is None else _datetime(expires),
         bool(revoked),
+        None if valid_from is None else _datetime(valid_from),
+        seat,
+        subject,
+        () if san is None else tuple(json.loads(san)),
+        None if spki_sha256 is None else spki_sha256.hex(),
+        bool(is_global),
+        None if locked_until is None else _datetime(locked_until),
+        locks,
     )
+
+
+def _device(row: Row) -> Device:
+    profile, serial, added, seat, subject = row
+    return Device(profile, serial, _datetime(added), seat, subject)

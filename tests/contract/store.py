@@ -21,12 +21,15 @@ import pytest
 from cmpd.asn1 import der
 from cmpd.exchange import (
     CertificateStatus,
+    Device,
     EnrollmentCode,
     Finding,
     IssuedCertificate,
+    NewCode,
     Refusal,
     RevocationReason,
     Seat,
+    ServiceUserCertificate,
     Transaction,
     TransactionState,
 )
@@ -41,7 +44,7 @@ from cmpd.ports import (
     TransactionMoved,
     Unmet,
 )
-from cmpd.store import AdminStore, ReferenceTaken, open_store
+from cmpd.store import AdminStore, ReferencesTaken, ReferenceTaken, open_store
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
@@ -438,11 +441,12 @@ class StoreContract:
     async def test_nothing_of_a_call_with_an_unusable_code_is_kept(self, store: AdminStore) -> None:
         used_up = await make_code(store, "used")
         await issue(store, used_up.id)
+        early = await make_code(store, "early", valid_from=NOW + SECOND)
         revoked = await make_code(store, "revoked")
         assert await store.revoke_code("device", "revoked", NOW) is True
         expired = await make_code(store, "expired", expires=NOW)
         before = await store.codes()
-        for code in (used_up.id, revoked.id, expired.id, 4711):
+        for code in (used_up.id, early.id, revoked.id, expired.id, 4711):
             new = transaction()
             one = certificate(new)
             with pytest.raises(CodeUnusable):
@@ -459,6 +463,223 @@ class StoreContract:
         new = transaction()
         with pytest.raises(CodeUnusable):
             await store.issued(new, [], code=code.id, now=NOW + SECOND)
+
+    async def test_a_code_is_good_from_the_second_it_begins(self, store: AdminStore) -> None:
+        code = await make_code(store, uses=None, valid_from=NOW + SECOND)
+        with pytest.raises(CodeUnusable):
+            await store.issued(transaction(), [], code=code.id, now=NOW + timedelta(milliseconds=999))
+        await store.issued(transaction(), [], code=code.id, now=NOW + SECOND)
+
+    async def test_what_a_code_is_bound_to_comes_back(self, store: AdminStore, reopen: Open) -> None:
+        bound: dict[str, Any] = {
+            "valid_from": NOW + 10 * SECOND,
+            "seat": "Gerät-7",
+            "subject": r"CN=pump-[0-9]+,O=Example",
+            "san": (r"dns:pump-[0-9]+\.example", "ip:.*"),
+            "key": "0a" * 32,
+        }
+        made = await make_code(store, **bound)
+        assert {name: getattr(made, name) for name in bound} == bound
+        assert (made.is_global, made.locked_until, made.locks) == (False, None, 0)
+        for reader in (store, await reopen()):
+            assert await reader.code("device", b"ref") == made
+            assert await reader.codes() == [replace(made, secret=b"")]
+
+    async def test_the_newest_global_code_that_is_not_revoked_is_found(self, store: AdminStore, reopen: Open) -> None:
+        """Usable or not; by its reference it is found like any other."""
+        await make_code(store, "own")
+        assert await store.global_code("device") is None
+        first = await make_code(store, "first", uses=None, is_global=True)
+        assert first.is_global
+        second = await make_code(store, "second", secret=b"other", expires=NOW, is_global=True)
+        await store.create_code("server", "third", b"x" * 9, None, None, NOW, is_global=True)
+        for reader in (store, await reopen()):
+            assert await reader.global_code("device") == second
+            assert await reader.code("device", b"first") == first
+            assert await reader.global_code("nothing") is None
+        await store.revoke_code("device", "second", NOW)
+        assert await store.global_code("device") == first
+        await store.revoke_code("device", "first", NOW)
+        assert await store.global_code("device") is None
+
+    async def test_a_lock_never_gets_shorter_and_locks_no_other_code(self, store: AdminStore, reopen: Open) -> None:
+        made, other = await make_code(store, "a"), await make_code(store, "b")
+
+        async def found(reader: AdminStore) -> tuple[datetime | None, int]:
+            code = await reader.code("device", b"a")
+            assert code is not None
+            return code.locked_until, code.locks
+
+        await store.lock_code(made.id, until=NOW + 60 * SECOND, locks=1)
+        second = await reopen()
+        assert await found(second) == (NOW + 60 * SECOND, 1)
+        await second.lock_code(made.id, until=NOW + 30 * SECOND, locks=1)
+        assert await found(store) == (NOW + 60 * SECOND, 1)
+        await store.lock_code(made.id, until=NOW + 120 * SECOND, locks=2)
+        await store.lock_code(made.id, until=NOW + 90 * SECOND, locks=1)
+        assert await found(second) == (NOW + 120 * SECOND, 2)
+        assert await store.code("device", b"b") == other
+        await store.lock_code(4711, until=FAR, locks=9)
+
+    async def test_a_code_that_is_consumed_has_no_more_locks(self, store: AdminStore) -> None:
+        made = await make_code(store, uses=2)
+        await store.lock_code(made.id, until=NOW + 60 * SECOND, locks=5)
+        await issue(store, made.id)
+        assert await store.code("device", b"ref") == replace(made, used=1)
+
+    async def test_a_code_is_unlocked(self, store: AdminStore) -> None:
+        made = await make_code(store)
+        assert await store.unlock_code("device", "ref") is False
+        await store.lock_code(made.id, until=FAR, locks=5)
+        assert await store.unlock_code("server", "ref") is False
+        assert await store.unlock_code("device", "ref") is True
+        assert await store.code("device", b"ref") == made
+        assert await store.unlock_code("device", "ref") is False
+
+    async def test_a_use_is_given_back_with_the_transaction(self, store: AdminStore) -> None:
+        """In the same commit: a transaction that has moved already gives nothing back a second time."""
+        made = await make_code(store)
+        new, one = await issue(store, made.id)
+        change: dict[str, Any] = {
+            "give_back": made.id,
+            "revoked": [Revocation(one.serial, RevocationReason.cessationOfOperation, NOW)],
+        }
+        await self.advance(store, new, TransactionState.rejected, **change)
+        assert (await store.codes())[0].used == 0
+        other, _ = await issue(store, made.id)
+        with pytest.raises(TransactionMoved):
+            await self.advance(store, new, TransactionState.rejected, **change)
+        assert (await store.codes())[0].used == 1
+        await self.advance(store, other, TransactionState.confirmed)
+        assert (await store.codes())[0].used == 1
+
+    async def test_no_more_uses_are_given_back_than_were_taken(self, store: AdminStore) -> None:
+        made = await make_code(store)
+        new, _ = await issue(store)
+        await self.advance(store, new, TransactionState.rejected, give_back=made.id)
+        assert (await store.codes())[0].used == 0
+
+    async def test_many_codes_are_made_in_one_call(self, store: AdminStore, reopen: Open) -> None:
+        new = [
+            NewCode("device", f"n-{number}", b"secret %d" % number, uses=number or None, seat=f"seat {number}")
+            for number in range(1200)
+        ]
+        told: list[int] = []
+        await store.create_codes(new, NOW, progress=told.append)
+        assert told == sorted(told)
+        assert told[-1] == 1200
+        second = await reopen()
+        assert [(one.reference, one.uses, one.seat) for one in await second.codes()] == [
+            (one.reference, one.uses, one.seat) for one in new
+        ]
+        for number in (0, 1199):
+            found = await second.code("device", b"n-%d" % number)
+            assert found is not None
+            assert (found.secret, found.created) == (b"secret %d" % number, NOW)
+        await store.create_codes([], NOW)
+
+    async def test_of_many_codes_all_are_made_or_none(self, store: AdminStore) -> None:
+        """And every reference that is in the way is named, also one that is there twice."""
+        await make_code(store, "b")
+        await make_code(store, "c")
+        await store.create_code("server", "a", b"x", 1, None, NOW)
+        before = await store.codes()
+        new = [NewCode("device", reference, b"secret") for reference in "abcdd"]
+        with pytest.raises(ReferencesTaken) as raised:
+            await store.create_codes(new, NOW)
+        assert raised.value.taken == (("device", "b"), ("device", "c"), ("device", "d"))
+        assert "secret" not in str(raised.value)
+        assert await store.codes() == before
+        await store.create_codes([new[0], new[3]], NOW)
+
+    async def test_codes_are_exported_with_their_secrets_when_wanted(self, store: AdminStore) -> None:
+        first = await make_code(store, "a", secret=b"one")
+        second = await make_code(store, "b", secret=b"two")
+        third = await store.create_code("server", "c", b"three", None, None, NOW)
+        assert await store.codes_with_secrets() == [first, second, third]
+        assert await store.codes_with_secrets("device") == [first, second]
+        asked: list[EnrollmentCode] = []
+
+        def wanted(code: EnrollmentCode) -> bool:
+            asked.append(code)
+            return code.reference == "b"
+
+        assert await store.codes_with_secrets("device", wanted=wanted) == [second]
+        assert [code.secret for code in asked] == [b"", b""]
+
+    # Service users
+
+    async def test_a_service_user_is_known_by_fingerprint_or_by_issuer_and_subject(
+        self, store: AdminStore, reopen: Open
+    ) -> None:
+        def is_one(user: str, fingerprint: str, issuer: bytes = b"I", subject: bytes = b"S") -> Awaitable[bool]:
+            return second.is_service_user(user, fingerprint * 32, issuer, subject)
+
+        second = await reopen()
+        by_print = ServiceUserCertificate("gateway", NOW, fingerprint="ab" * 32, label="CN=gateway")
+        by_names = ServiceUserCertificate("gateway", NOW + SECOND, issuer=b"CA", subject=b"gateway")
+        both = ServiceUserCertificate("other", NOW, "ee" * 32, b"CA", b"both")
+        for entry in (by_print, by_names, both):
+            assert await store.add_service_user(entry) is True
+        assert await store.add_service_user(replace(by_print, label="again", added=FAR)) is False
+        assert await store.add_service_user(replace(by_names, label="again")) is False
+        assert await second.service_users() == [by_print, by_names, both]
+        assert await second.service_users("other") == [both]
+        assert await second.service_users("nobody") == []
+        assert await is_one("gateway", "ab")
+        assert await is_one("gateway", "00", b"CA", b"gateway")
+        assert not await is_one("gateway", "00")
+        assert not await is_one("gateway", "00", b"CA")
+        assert not await is_one("gateway", "00", b"I", b"gateway")
+        assert not await is_one("other", "ab", b"CA", b"gateway")
+        assert await is_one("other", "ee")
+        assert not await is_one("other", "00", b"CA", b"both"), "with a fingerprint it is that certificate only"
+        assert not await is_one("Gateway", "ab")
+
+    async def test_certificates_of_a_service_user_are_removed_one_by_one_or_all(self, store: AdminStore) -> None:
+        for digit in "abc":
+            await store.add_service_user(ServiceUserCertificate("gateway", NOW, fingerprint=digit * 64))
+            await store.add_service_user(ServiceUserCertificate("other", NOW, fingerprint=digit * 64))
+        await store.add_service_user(ServiceUserCertificate("gateway", NOW, issuer=b"CA", subject=b"x"))
+        await store.add_service_user(ServiceUserCertificate("gateway", NOW, issuer=b"CA", subject=b"y"))
+        assert await store.remove_service_user("gateway", "d" * 64) == 0
+        assert await store.remove_service_user("gateway", "a" * 64) == 1
+        assert await store.remove_service_user("gateway", issuer=b"CA", subject=b"x") == 1
+        assert await store.remove_service_user("gateway", issuer=b"CA") == 0
+        assert not await store.is_service_user("gateway", "a" * 64, b"CA", b"x")
+        assert await store.is_service_user("other", "a" * 64, b"CA", b"x")
+        assert await store.remove_service_user("gateway") == 3
+        assert await store.remove_service_user("gateway") == 0
+        assert len(await store.service_users()) == 3
+
+    async def test_a_service_user_certificate_must_say_which(self, store: AdminStore) -> None:
+        for entry in (ServiceUserCertificate("x", NOW), ServiceUserCertificate("x", NOW, issuer=b"CA")):
+            with pytest.raises(ValueError, match="fingerprint"):
+                await store.add_service_user(entry)
+        assert await store.service_users() == []
+
+    # Devices
+
+    async def test_devices_are_imported_and_changed(self, store: AdminStore, reopen: Open) -> None:
+        first = Device("device", "4711", NOW, "seat-1", "CN=4711,O=Example")
+        second = Device("device", "0815", NOW)
+        assert await store.import_devices("device", [first, second]) == (2, 0)
+        assert await store.import_devices("server", [first]) == (1, 0)
+        reader = await reopen()
+        assert await reader.device("device", "4711") == first
+        assert await reader.device("device", "0815") == second
+        assert await reader.device("server", "4711") == replace(first, profile="server")
+        assert await reader.device("server", "0815") is None
+        changed = replace(second, seat="seat-2")
+        third = Device("device", "9", FAR)
+        assert await store.import_devices("device", [first, replace(changed, added=FAR), third]) == (1, 1)
+        assert await reader.devices("device", 10) == [changed, first, third]
+        assert await reader.devices("device", 2) == [changed, first]
+        assert await store.import_devices("device", []) == (0, 0)
+        assert await store.remove_device("device", "9") is True
+        assert await store.remove_device("device", "9") is False
+        assert await reader.device("device", "9") is None
+        assert await reader.device("server", "4711") is not None
 
     async def test_a_code_is_revoked_once(self, store: AdminStore) -> None:
         await make_code(store)
@@ -477,6 +698,15 @@ class StoreContract:
         assert await attempt(store, code.id, 50) == uses
         assert (await store.codes())[0].used == uses
         assert len(await store.certificates(100)) == uses
+
+    async def test_of_fifty_in_two_stores_that_race_for_one_use_one_wins(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        for number in range(3):
+            code = await make_code(store, f"ref-{number}")
+            won = await asyncio.gather(attempt(store, code.id, 25), attempt(second, code.id, 25))
+            assert sum(won) == 1
+            assert (await second.codes())[number].used == 1
+        assert len(await store.certificates(100)) == 3
 
     async def test_a_code_without_limit_is_good_for_all(self, store: AdminStore) -> None:
         code = await make_code(store, uses=None)

@@ -183,14 +183,6 @@ def test_a_self_issued_certificate_does_not_count_for_path_len_constraint() -> N
 
 
 @pytest.mark.parametrize("who", ["leaf", "ca2", "ca1", "root"])
-def test_name_constraints_are_refused_and_not_skipped(who: str) -> None:
-    constraints = x509.NameConstraints([x509.DNSName("example.com")], None)
-    for critical in (True, False):
-        pki = PKI(**{who: {"extensions": [(constraints, critical)]}})
-        assert "name constraints" in refused(pki.leaf, pki.chain, pki.root)
-
-
-@pytest.mark.parametrize("who", ["leaf", "ca2", "ca1", "root"])
 def test_an_unknown_critical_extension(who: str) -> None:
     """RFC 5280 §4.2: a certificate with a critical extension that is not recognised MUST be rejected."""
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")

@@ -1,5 +1,6 @@
 """RFC 9483 §4.1.3: updating a valid certificate."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import BodyType, PKIStatus, der, oids
-from cmpd.exchange import RevocationReason
+from cmpd.exchange import RevocationReason, ServiceUserCertificate
 from cmpd.issuers.local import LocalIssuer
 from cmpd.ports import CMPSigner, Revocation
 from tests.ee import EE, new_key, san
@@ -251,7 +252,7 @@ async def test_a_profile_with_a_service_user_is_for_it_alone(world: World) -> No
         enrollment={
             "authentication_method": "tls_certificate",
             "trusted_certificates": ["services.pem"],
-            "service_user": "gateway",
+            "service_user": "gateways",
         }
     )
     users = {}
@@ -260,6 +261,9 @@ async def test_a_profile_with_a_service_user_is_for_it_alone(world: World) -> No
         leaf = certificate(key, name, root_key, root)
         users[name] = EE.with_certificate(key, leaf.public_bytes(Encoding.DER), now=world.clock())
     gateway, someone = users["gateway"], users["someone"]
+    assert gateway.certificate is not None
+    fingerprint = hashlib.sha256(gateway.certificate).hexdigest()
+    await world.store.add_service_user(ServiceUserCertificate("gateways", world.clock(), fingerprint))
     answer = await world.send(someone, someone.ir())
     assert (answer.type, answer.fail_info) == (BodyType.error, "notAuthorized")
     assert "enrollment.service_user" in answer.text

@@ -44,7 +44,7 @@ async def test_one_derivation_for_request_and_answer(world: World, monkeypatch: 
         calls.append(found)
         return mac.derive(found, secret)
 
-    monkeypatch.setattr("cmpd.responder.derive", derive)
+    monkeypatch.setattr("cmpd.authentication.derive", derive)
     ee = await world.code()
     draft = ee.ir()
     answer = await world.send(ee, draft)
@@ -61,7 +61,7 @@ async def test_long_derivations_do_not_run_on_the_event_loop(world: World, monke
         threads.append(threading.current_thread())
         return mac.derive(found, secret)
 
-    monkeypatch.setattr("cmpd.responder.derive", derive)
+    monkeypatch.setattr("cmpd.authentication.derive", derive)
     ee = await world.code()
     ee.iterations = world.limits.inline_iterations + 1
     assert (await world.send(ee, ee.ir())).type is BodyType.ip

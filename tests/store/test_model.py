@@ -72,12 +72,43 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.close())
         self.open()
 
-    @rule(reference=CODES, uses=st.sampled_from([None, 1, 2]), expires=st.none() | TIMES)
-    def create_code(self, reference: str, uses: int | None, expires: Any) -> None:
+    @rule(
+        reference=CODES,
+        uses=st.sampled_from([None, 1, 2]),
+        expires=st.none() | TIMES,
+        valid_from=st.none() | TIMES,
+        is_global=st.booleans(),
+    )
+    def create_code(self, reference: str, uses: int | None, expires: Any, valid_from: Any, is_global: bool) -> None:
         if reference not in self.codes:
             self.codes[reference] = self.run(
-                self.store.create_code("device", reference, reference.encode(), uses, expires, NOW)
+                self.store.create_code(
+                    "device",
+                    reference,
+                    reference.encode(),
+                    uses,
+                    expires,
+                    NOW,
+                    valid_from=valid_from,
+                    is_global=is_global,
+                )
             )
+
+    @rule(reference=CODES, until=TIMES, locks=st.integers(1, 4))
+    def lock_code(self, reference: str, until: Any, locks: int) -> None:
+        code = self.codes.get(reference)
+        self.run(self.store.lock_code(4711 if code is None else code.id, until=until, locks=locks))
+        if code is not None:
+            until = until if code.locked_until is None else max(code.locked_until, until)
+            self.codes[reference] = replace(code, locked_until=until, locks=max(code.locks, locks))
+
+    @rule(reference=CODES)
+    def unlock_code(self, reference: str) -> None:
+        code = self.codes.get(reference)
+        locked = code is not None and code.locked_until is not None
+        assert self.run(self.store.unlock_code("device", reference)) is locked
+        if code is not None:
+            self.codes[reference] = replace(code, locked_until=None, locks=0)
 
     @rule(reference=CODES)
     def revoke_code(self, reference: str) -> None:
@@ -134,7 +165,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.expect(TransactionExists, call)
         elif not self.met(ones, keys, conditions, now):
             self.expect(Unmet, call)
-        elif code is not None and code.refusal(now):
+        elif code is not None and (
+            replace(code, uses=None).refusal(now) or (code.uses is not None and code.used + len(ones) > code.uses)
+        ):
             self.expect(CodeUnusable, call)
         else:
             self.run(call)
@@ -142,7 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.certificates |= {one.serial: one for one in ones}
             self.keys |= {one.serial: key for one, key in zip(ones, keys, strict=False)}
             if code is not None:
-                self.codes[code.reference] = replace(code, used=code.used + 1)
+                self.codes[code.reference] = replace(code, used=code.used + len(ones), locked_until=None, locks=0)
 
     def met(self, ones: list[IssuedCertificate], keys: tuple[str, ...], conditions: Conditions, now: Any) -> bool:
         """What the store must come to, by going through all there is."""
@@ -177,8 +210,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.store.refusal(refusal(number)))
         self.refusals = [number, *self.refusals][:REFUSALS]
 
-    @rule(transaction_id=IDS, state=ENDED, at=TIMES)
-    def advance(self, transaction_id: bytes, state: TransactionState, at: Any) -> None:
+    @rule(transaction_id=IDS, state=ENDED, at=TIMES, reference=st.none() | CODES)
+    def advance(self, transaction_id: bytes, state: TransactionState, at: Any, reference: str | None) -> None:
+        code = self.codes.get(reference) if reference else None
         mine = [one for one in self.certificates.values() if one.transaction_id == transaction_id]
         old = self.transactions.get(transaction_id)
         confirmed, revoked = (mine, []) if state is TransactionState.confirmed else ([], mine)
@@ -191,12 +225,15 @@ class StoreMachine(RuleBasedStateMachine):
             reply=b"p",
             confirmed=[one.serial for one in confirmed],
             revoked=[Revocation(one.serial, RevocationReason.superseded, at) for one in revoked],
+            give_back=None if code is None else code.id,
         )
         if old is None or old.state is not TransactionState.unconfirmed:
             self.expect(TransactionMoved, call)
             return
         self.run(call)
         self.transactions[transaction_id] = replace(old, state=state, nonce=b"n", last_request=b"q", last_reply=b"p")
+        if code is not None:
+            self.codes[code.reference] = replace(code, used=max(code.used - len(revoked), 0))
         for one in confirmed:
             if one.status is CertificateStatus.unconfirmed:
                 self.certificates[one.serial] = replace(one, status=CertificateStatus.valid)
@@ -266,6 +303,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert {code.reference: code for code in self.run(self.store.codes())} == {
             reference: replace(code, secret=b"") for reference, code in self.codes.items()
         }
+        wide = [code for code in self.codes.values() if code.is_global and not code.revoked]
+        assert self.run(self.store.global_code("device")) == max(wide, key=lambda code: code.id, default=None)
         assert {one.serial for one in self.run(self.store.revoked("local"))} == {
             serial
             for serial, one in self.certificates.items()

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from cmpd.exchange import TransactionState
+from cmpd.exchange import EnrollmentCode, NewCode, TransactionState
 from cmpd.ports import CodeUnusable, Conditions, TransactionExists, Unmet
 from cmpd.store import AdminStore, StoreRefused, open_store, sqlite
-from cmpd.store.schema import APPLICATION_ID, MIGRATIONS
+from cmpd.store.schema import APPLICATION_ID, MIGRATIONS, open_database
+from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite import SQLiteStore
 from tests.contract.store import (
     KEY,
@@ -229,6 +231,11 @@ async def test_ready_grows_nothing(store: SQLiteStore, path: Path) -> None:
         sqlite._FIRST_CERTIFICATE,
         sqlite._CODE,
         sqlite._CONSUME_CODE,
+        sqlite._GLOBAL_CODE,
+        sqlite._GIVE_BACK,
+        sqlite._LOCK_CODE,
+        sqlite._IS_SERVICE_USER,
+        sqlite._DEVICE,
         sqlite._SAME_KEY,
         sqlite._SAME_SEAT,
         sqlite._SPENT,
@@ -245,6 +252,11 @@ async def test_what_a_request_asks_never_reads_a_whole_table(store: SQLiteStore,
     steps = [step for *_, step in plan.fetchall()]
     assert steps
     assert not [step for step in steps if step.startswith("SCAN")], steps
+
+
+async def test_the_newest_global_code_is_the_end_of_an_index(store: SQLiteStore) -> None:
+    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {sqlite._GLOBAL_CODE}", ("device",)).fetchall()
+    assert [step for *_, step in plan] == ["SEARCH enrollment_code USING INDEX global_code (profile=?)"]
 
 
 async def test_many_processes_make_one_database_at_the_same_moment(path: Path) -> None:
@@ -305,9 +317,41 @@ async def test_a_code_that_was_moved_to_another_reference_does_not_open(store: S
     await make_code(store, "theirs", secret=b"not known to me")
     query(path, "UPDATE enrollment_code SET sealed = (SELECT sealed FROM enrollment_code WHERE reference = 'mine')")
     assert (await store.code("device", b"mine")).secret == b"known to me"  # type: ignore[union-attr]
-    with pytest.raises(Exception, match="key_file") as raised:
-        await store.code("device", b"theirs")
-    assert "known" not in str(raised.value)
+    for call in (store.code("device", b"theirs"), store.codes_with_secrets()):
+        with pytest.raises(Exception, match="key_file") as raised:
+            await call
+        assert "known" not in str(raised.value)
+    (mine,) = await store.codes_with_secrets(wanted=lambda code: code.reference == "mine")
+    assert mine.secret == b"known to me"
+
+
+async def test_a_code_that_was_moved_is_no_global_code(store: SQLiteStore, path: Path) -> None:
+    await make_code(store, "mine", secret=b"known to me")
+    await make_code(store, "everybody's", is_global=True)
+    query(
+        path,
+        "UPDATE enrollment_code SET sealed = (SELECT sealed FROM enrollment_code WHERE reference = 'mine')"
+        " WHERE is_global = 1",
+    )
+    with pytest.raises(Exception, match="key_file"):
+        await store.global_code("device")
+
+
+async def test_many_codes_are_one_commit(store: SQLiteStore) -> None:
+    before = store.commits
+    await store.create_codes([NewCode("device", str(number), b"secret") for number in range(1500)], NOW)
+    assert store.commits - before == 1
+
+
+async def test_a_failure_amid_many_codes_keeps_none(store: SQLiteStore) -> None:
+    """An error nobody foresaw, after the first have been written."""
+    new = [NewCode("device", str(number), b"secret") for number in range(1200)]
+    impossible = NewCode("device", "x", b"secret", uses=object())  # type: ignore[arg-type]
+    others = asyncio.gather(*(make_code(store, f"other {number}") for number in range(3)))
+    with pytest.raises(Exception, match=r"cmpd\.db"):
+        await store.create_codes([*new, impossible], NOW)
+    await others
+    assert {code.reference for code in await store.codes()} == {f"other {number}" for number in range(3)}
 
 
 async def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -> None:
@@ -377,6 +421,55 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
     assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
 
 
+BACK_TO_SCHEMA_2 = (
+    "DROP INDEX global_code",
+    *(
+        f"ALTER TABLE enrollment_code DROP COLUMN {name}"
+        for name in ("valid_from", "seat", "subject", "san", "spki_sha256", "is_global", "locked_until", "locks")
+    ),
+    "DROP TABLE service_user",
+    "DROP TABLE device",
+    "PRAGMA user_version = 2",
+)
+
+
+async def test_the_codes_of_a_database_of_schema_2_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their secrets; they are bound to nothing, and can be used."""
+    with monkeypatch.context() as older:
+        older.setattr("cmpd.store.schema.MIGRATIONS", MIGRATIONS[:2])
+        for connection in open_database(path, Sealing(KEY)):
+            connection.close()
+    columns = "(profile, reference, sealed, uses, used, created, expires, revoked_at)"
+    at = int(NOW.timestamp())
+    for reference, uses, used, ends, revoked_at in (("a", 3, 1, at + 60, None), ("b", None, 0, None, at)):
+        sealed = Sealing(KEY).seal(reference.encode() * 9, "device", reference)
+        row = ("device", reference, sealed, uses, used, at, ends, revoked_at)
+        query(path, f"INSERT INTO enrollment_code {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
+    store = await SQLiteStore.open(path, KEY)
+    expires = NOW + timedelta(seconds=60)
+    first = EnrollmentCode(1, "device", "a", b"a" * 9, 3, 1, NOW, expires, revoked=False)
+    second = EnrollmentCode(2, "device", "b", b"b" * 9, None, 0, NOW, None, revoked=True)
+    assert await store.codes_with_secrets() == [first, second]
+    assert await store.global_code("device") is None
+    await issue(store, first.id)
+    assert await store.code("device", b"a") == replace(first, used=2)
+    assert (await make_code(store, "c")).id == 3
+    await store.close()
+    assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+
+
+async def test_a_migrated_database_is_like_a_new_one(path: Path, tmp_path: Path) -> None:
+    """What is undone here and done again is the same schema."""
+    schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+    await (await SQLiteStore.open(path, KEY)).close()
+    new = query(path, schema)
+    for change in BACK_TO_SCHEMA_2:
+        query(path, change)
+    assert query(path, schema) != new
+    await (await SQLiteStore.open(path, KEY)).close()
+    assert query(path, schema) == new
+
+
 async def test_what_an_older_cmpd_has_issued_counts(path: Path) -> None:
     """For its keys and for the budget of the day; it had no seats."""
     store = await SQLiteStore.open(path, KEY)
@@ -388,6 +481,7 @@ async def test_what_an_older_cmpd_has_issued_counts(path: Path) -> None:
         "ALTER TABLE certificate DROP COLUMN seat",
         "DROP TABLE issued_per_day",
         "DROP TABLE refusal",
+        *BACK_TO_SCHEMA_2,
         "PRAGMA user_version = 1",
     ):
         query(path, change)

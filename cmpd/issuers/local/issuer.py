@@ -16,7 +16,7 @@ from cmpd.issuers.local.authority import Authority, UnissuableError, Unsigned
 from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
 from cmpd.issuers.local.keys import Signer, another
 from cmpd.ports import Entropy, Issued, IssuerFailure, Store, StoreUnavailable
-from cmpd.profile.config import SIGNATURE_ALGORITHMS
+from cmpd.profile.vocabulary import SIGNATURE_ALGORITHMS
 
 _NOTICE = timedelta(days=30)
 """How long before an end `LocalIssuer.notices` speaks of it."""

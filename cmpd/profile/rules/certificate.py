@@ -9,8 +9,8 @@ from cmpd import asn1
 from cmpd.asn1 import der
 from cmpd.exchange import Approved, RequestedExtension
 from cmpd.profile import syntax
-from cmpd.profile.config import EXTENDED_KEY_USAGES, EXTENSIONS
 from cmpd.profile.subject import ATTRIBUTES
+from cmpd.profile.vocabulary import EXTENDED_KEY_USAGES, EXTENSIONS
 
 _EMPTY_NAME: Final = b"\x30\x00"
 RFC822_NAME: Final = 0x81

@@ -5,11 +5,12 @@ from datetime import date, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from cmpd.profile.config import EXTENDED_KEY_USAGES, AttributeConfig, ProfileConfig, SanTypeConfig
+from cmpd.profile.config import AttributeConfig, ProfileConfig, SanTypeConfig
 from cmpd.profile.rules import request
 from cmpd.profile.rules.certificate import EXTENSION_OIDS, FAMILIES
 from cmpd.profile.rules.data import USAGES, VALIDATION_TYPES, Rule, changes, countries, rules
 from cmpd.profile.rules.public_dns import is_internal
+from cmpd.profile.vocabulary import EXTENDED_KEY_USAGES
 
 _Faults = Iterator[tuple[str, str]]
 """A key of the profile, and what is wrong with it."""

@@ -2,6 +2,8 @@
 
     Listener        sockets, connections, deadlines, graceful stop; a handler answers each request
     CMPTransfer     the handler for PKIMessages and CRLs; hands octets to `Service.respond`
+    tls             the TLS listener's context, and the client's certificate
+    proxy           clients' certificates and addresses as reverse proxies pass them on
 
 Only here does a request get an HTTP status other than 200. Every answer that is not CMP is one short line of text.
 aiohttp brings the HTTP parser and the life of a connection. Its request and response objects are replaced by two small
@@ -14,13 +16,11 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -30,8 +30,28 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
-from cmpd.exchange import Arrival
+from cmpd.exchange import Arrival, TLSClient, TooManyRequests
+from cmpd.http_transfer.proxy import NO_PROXIES, ForbiddenFieldError, MalformedFieldError, Proxies
+from cmpd.http_transfer.tls import TLSContext, client_of, last_words, server_tls, why_failed
 from cmpd.limits import Limits
+
+__all__ = [
+    "NO_PROXIES",
+    "OPERATIONS",
+    "PKIXCMP",
+    "Answer",
+    "CMPTransfer",
+    "Connection",
+    "Endpoint",
+    "Listener",
+    "Proxies",
+    "Request",
+    "Service",
+    "TLSContext",
+    "segments",
+    "server_tls",
+    "text",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +76,10 @@ OPERATIONS = frozenset(
 
 HEAD_SIZE = 16 * 1024
 """Octets of request line and header fields together; a CMP client needs a few hundred."""
+PROXY_HEAD_SIZE = 64 * 1024
+"""The same on a connection from a listed reverse proxy, whose header fields carry clients' certificates and chains."""
+REFERENCE_SIZE = 64
+"""Characters of an enrollment code's reference in a path."""
 UNFINISHED_SIZE = 64 * 1024 * 1024
 """Octets that all requests which have not arrived completely may occupy together."""
 LINGER_SECONDS = 2.0
@@ -67,6 +91,8 @@ _BACKLOG = 1024
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 _NO_STORE = b"Cache-Control: no-store\r\n"
 _CRL_CACHE = b"Cache-Control: no-cache\r\n"
+_FIELD_SIZE = 8190
+"""Octets of one header field, as aiohttp has it by default."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -95,7 +121,7 @@ class _Date:
 class Answer:
     """An HTTP response, written with one call; takes the place of aiohttp's Response."""
 
-    __slots__ = ("body", "fields", "keep_alive", "reason", "status", "unread")
+    __slots__ = ("body", "fields", "keep_alive", "reason", "status", "suspicious", "unread")
 
     def __init__(self, status: int, media_type: bytes, body: bytes, fields: bytes = _NO_STORE) -> None:
         self.status = status
@@ -104,6 +130,8 @@ class Answer:
         self.reason = ""
         """What is logged about a refusal."""
         self.keep_alive = True
+        self.suspicious = False
+        """The request was an attempt at what nobody does by accident: it is logged as that, and the connection ends."""
         self.unread = False
         """The request's body has not been read to its end."""
 
@@ -206,7 +234,9 @@ class Connection(RequestHandler):
         "address",
         "answering",
         "body",
+        "client",
         "ended",
+        "head_limit",
         "head_size",
         "last",
         "lingering",
@@ -221,6 +251,8 @@ class Connection(RequestHandler):
         super().__init__(listener, **options)
         self.listener = listener
         self.address = ""
+        self.client: TLSClient | None = None
+        """The certificate that the client has shown in the handshake."""
         self.since = 0.0
         """Since when something is awaited from the client (rest of a request, reading of an answer); 0: nothing is."""
         self.answering = False
@@ -229,6 +261,7 @@ class Connection(RequestHandler):
         """No further request is awaited."""
         self.body: StreamReader | None = None
         """The body that is being waited for."""
+        self.head_limit = HEAD_SIZE
         self.head_size = 0
         self.lingering: asyncio.Future[None] | None = None
         self.unread = 0
@@ -241,8 +274,19 @@ class Connection(RequestHandler):
         """Take the connection, or refuse it when there are too many."""
         self.wire = wire = cast("asyncio.Transport", transport)
         peer = wire.get_extra_info("peername")
-        self.address = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
-        self.tls = wire.get_extra_info("sslcontext") is not None
+        self.address = _address_of(peer)
+        if self.listener.proxies is not NO_PROXIES and self.listener.proxies.lists(self.address):
+            self.head_limit = PROXY_HEAD_SIZE
+        handshake = wire.get_extra_info("ssl_object")
+        if handshake is not None:
+            self.tls = True
+            self.client = client_of(handshake)
+            if self.client is not None and handshake.version() == "TLSv1.2":
+                if handshake.session_reused:
+                    self.listener.handshake_failed(self.address, "resumed", "a session was resumed")
+                    wire.abort()
+                    return
+                self.listener.replace_tls(wire.get_extra_info("sslcontext"))
         if not self.tls and not self.listener.has_room:  # with TLS it was admitted before its handshake
             self.listener.refused(503, self.address, "", "too many connections")
             wire.write(_raw(503, "too many connections"))
@@ -273,7 +317,7 @@ class Connection(RequestHandler):
             self.head_size += len(data)
         super().data_received(data)
         if self._waiter is not None and not self._waiter.done():
-            if self.head_size > HEAD_SIZE:
+            if self.head_size > self.head_limit:
                 self.give_up(431, "request header too long")
         elif self.body is not None and self._messages and not self.body.is_eof():
             # a second message before the first has ended is the parser's report of a broken body
@@ -390,6 +434,11 @@ class Connection(RequestHandler):
         return answer
 
 
+def _address_of(peer: object) -> str:
+    """The IP address of a socket's peer."""
+    return str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else ""
+
+
 def _raw(status: int, reason: str) -> bytes:
     """A response for where there is no request."""
     return (
@@ -401,21 +450,36 @@ def _raw(status: int, reason: str) -> bytes:
 Handler = Callable[[Request], Awaitable[Answer]]
 Refusal = Callable[[int, str, str, str], None]
 """Called with status, client's address, request target and reason; the target is as the client wrote it."""
+HandshakeFailure = Callable[[str, str, str], None]
+"""Called with the client's address, one of `tls.FAILURES`, and OpenSSL's reason."""
 
 
 class Listener(web.Server):
     """An HTTP server with bounds: `limits.connections`, `limits.request_seconds`, `limits.idle_seconds`."""
 
-    def __init__(self, handler: Handler, limits: Limits, refused: Refusal) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits,
+        refused: Refusal,
+        *,
+        suspected: Refusal | None = None,
+        handshake_failed: HandshakeFailure = lambda *_: None,
+    ) -> None:
         super().__init__(
             cast("Any", self._handle), request_factory=cast("Any", Request), loop=asyncio.get_running_loop()
         )
         self._handler = handler
-        self.tls: ssl.SSLContext | None = None
+        self.tls: TLSContext | None = None
         """The context of TLS listeners; another one counts from the next handshake on."""
+        self.proxies = NO_PROXIES
+        """Who may speak for clients; may be replaced at any time."""
         self.limits = limits
         """May be replaced at any time; deadlines of open connections change too, their idle time does not."""
         self.refused = refused
+        self.suspected = suspected or refused
+        """The same for what somebody should look at."""
+        self.handshake_failed = handshake_failed
         self.unfinished = 0
         """Octets of requests that have not arrived completely."""
         self._servers: list[asyncio.Server] = []
@@ -435,6 +499,7 @@ class Listener(web.Server):
             logger=logger,
             auto_decompress=False,
             lingering_time=0,
+            max_field_size=_FIELD_SIZE if self.proxies is NO_PROXIES else PROXY_HEAD_SIZE,
             read_bufsize=max(self.limits.body_size, 2**16),
         )
 
@@ -454,8 +519,9 @@ class Listener(web.Server):
             logger.exception("request handler failed")
             answer = text(500, "internal error")
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            self.refused(answer.status, connection.address, request.message.path, answer.reason)
-            answer.unread = not request.payload.is_eof()
+            report = self.suspected if answer.suspicious else self.refused
+            report(answer.status, connection.address, request.message.path, answer.reason)
+            answer.unread = answer.suspicious or not request.payload.is_eof()
             connection.since = 0.0
         connection.answering = False
         return answer
@@ -465,7 +531,7 @@ class Listener(web.Server):
         """The open connections, and those whose handler is still at work."""
         return [cast("Connection", connection) for connection in self._connections]
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, tls: TLSContext | None = None) -> tuple[str, int]:
         """Listen on an address; port 0 lets the system choose. Returns address and port. Raises OSError."""
         if self._sweeper is None:
             self._sweep()
@@ -506,26 +572,59 @@ class Listener(web.Server):
         with sock:
             while True:
                 try:
-                    accepted, _ = await self._loop.sock_accept(sock)
+                    accepted, peer = await self._loop.sock_accept(sock)
                 except OSError as error:
                     logger.warning("cannot accept connections: %s", error.strerror)
                     await asyncio.sleep(0.5)
                     continue
                 if not self.has_room:
                     accepted.close()
-                    self.refused(503, "", "", "too many connections")
+                    self.refused(503, _address_of(peer), "", "too many connections")
                     continue
-                task = self._loop.create_task(self._handshake(accepted))
+                task = self._loop.create_task(self._handshake(accepted, _address_of(peer)))
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
 
-    async def _handshake(self, accepted: socket.socket) -> None:
+    async def _handshake(self, accepted: socket.socket, address: str) -> None:
+        alert: list[bytes] = []
+        last_words.set(alert)
         try:
-            await self._loop.connect_accepted_socket(
-                self, accepted, ssl=self.tls, ssl_handshake_timeout=self.limits.request_seconds
-            )
-        except OSError as error:  # ssl.SSLError and a time-out are OSErrors
-            logger.info("TLS handshake failed: %s", getattr(error, "reason", None) or type(error).__name__)
+            spare = accepted.dup()  # the event loop closes its own when the handshake fails
+        except OSError as error:  # too many open files
+            accepted.close()
+            self.handshake_failed(address, *why_failed(error))
+            return
+        with spare:
+            try:
+                await self._loop.connect_accepted_socket(
+                    self, accepted, ssl=self.tls, ssl_handshake_timeout=self.limits.request_seconds
+                )
+            except OSError as error:  # ssl.SSLError and a time-out are OSErrors
+                self.handshake_failed(address, *why_failed(error))
+                if alert:
+                    await self._say(spare, alert[0])
+
+    async def _say(self, sock: socket.socket, alert: bytes) -> None:
+        """Send a TLS alert, and drop for a while what the client still sends: a reset would take it away again."""
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            sock.setblocking(False)
+            sock.send(alert)
+            sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(LINGER_SECONDS):
+                while await self._loop.sock_recv(sock, 65536):
+                    pass
+
+    def replace_tls(self, used: object) -> None:
+        """Give the next handshake another context than the one that was used.
+
+        With TLS 1.2 a client could resume a session by its ID and so show a certificate without a new proof of its key.
+        The session is in the context's cache, which Python cannot switch off.
+        """
+        if self.tls is not None and used is self.tls:
+            try:
+                self.tls = self.tls.again()
+            except (OSError, ValueError) as error:  # sessions that are resumed are cut off then
+                logger.error("the TLS context cannot be made anew: %s", error)  # noqa: TRY400  where it was says nothing
 
     @property
     def has_room(self) -> bool:
@@ -587,6 +686,8 @@ class Endpoint:
 
     profile: str | None
     operation: str | None
+    code: str | None = None
+    """Reference of an enrollment code."""
 
 
 CRL = Callable[[], Awaitable[bytes]]
@@ -596,8 +697,8 @@ CRL = Callable[[], Awaitable[bytes]]
 class Service:
     """What is behind the paths; replaced as a whole when the configuration is loaded anew."""
 
-    respond: Callable[[bytes, Arrival], Awaitable[bytes]]
-    """Answers a PKIMessage with a PKIMessage."""
+    respond: Callable[[bytes, Arrival], Awaitable[bytes | TooManyRequests]]
+    """Answers a PKIMessage with a PKIMessage, or says that nothing is answered for a while."""
     names: frozenset[str] = frozenset()
     """The profiles of `/.well-known/cmp/p/<name>`."""
     ids: Mapping[str, str] = field(default_factory=dict)
@@ -609,6 +710,7 @@ class Service:
 
     def endpoint(self, path: list[str]) -> Endpoint | str:
         """Find what a path's segments name; a text says why there is nothing."""
+        code: str | None = None
         match path:
             case [".well-known", "cmp", *rest]:
                 match rest:
@@ -622,13 +724,19 @@ class Service:
                 profile = self.ids.get(identifier)
                 if profile is None:
                     return "no such profile"
+                if rest and (
+                    len(rest) == 2 or rest[0] not in OPERATIONS
+                ):  # a label wins over a reference spelled like it
+                    code, *rest = rest
+                    if not 0 < len(code) <= REFERENCE_SIZE:
+                        return "no such enrollment code"
             case _:
                 return "no such path; CMP is at /.well-known/cmp/p/<profile>"
         if len(rest) > 1 or (rest and rest[0] not in OPERATIONS):
             return "no such operation"
         if profile is None and not self.default:
             return "there is no default profile; use /.well-known/cmp/p/<profile>"
-        return Endpoint(profile, rest[0] if rest else None)
+        return Endpoint(profile, rest[0] if rest else None, code)
 
 
 def segments(target: str) -> list[str]:
@@ -652,14 +760,22 @@ def segments(target: str) -> list[str]:
 class CMPTransfer(Listener):
     """The CMP listener: `service` may be replaced at any time and counts from the next request on."""
 
-    def __init__(self, service: Service, limits: Limits, refused: Refusal) -> None:
-        super().__init__(self._answer, limits, refused)
+    def __init__(self, service: Service, limits: Limits, refused: Refusal, **reports: Any) -> None:
+        super().__init__(self._answer, limits, refused, **reports)
         self.service = service
 
     async def _answer(self, request: Request) -> Answer:
         message, payload, service = request.message, request.payload, self.service
         if message.version[0] != 1:
             return text(505, "HTTP/1.1 or HTTP/1.0 only")
+        headers = message.headers
+        connection = request.connection
+        try:
+            address, client = self.proxies.origin(connection.address, connection.client, headers)
+        except ForbiddenFieldError as error:
+            return _suspicious(403, error)
+        except MalformedFieldError as error:
+            return _suspicious(400, error)
         path = segments(message.path)
         if path and path[0] == "crl":
             return await self._crl(request, path)
@@ -668,7 +784,6 @@ class CMPTransfer(Listener):
             return text(404, endpoint)
         if message.method != "POST":
             return text(405, "POST only", b"Allow: POST\r\n")
-        headers = message.headers
         media_type = headers.get("Content-Type", "")
         if media_type != PKIXCMP and media_type.partition(";")[0].strip().lower() not in MEDIA_TYPES:
             return text(415, f"the media type must be {PKIXCMP}", b"Accept: application/pkixcmp\r\n")
@@ -683,9 +798,9 @@ class CMPTransfer(Listener):
                 return text(413, f"the body is larger than {limit} octets")
             if self.unfinished > UNFINISHED_SIZE:
                 return text(503, "too many unfinished requests", b"Retry-After: 10\r\n")
-            if expect is not None and message.version != HttpVersion10 and request.connection.transport is not None:
-                request.connection.transport.write(_CONTINUE)
-            request.connection.acknowledge()
+            if expect is not None and message.version != HttpVersion10 and connection.transport is not None:
+                connection.transport.write(_CONTINUE)
+            connection.acknowledge()
         body = await request.read(limit)
         if body is None:
             return text(413, f"the body is larger than {limit} octets")
@@ -693,7 +808,11 @@ class CMPTransfer(Listener):
             if not message.chunked and "Content-Length" not in headers:
                 return text(411, "Content-Length is missing")
             return text(400, "the body is empty")
-        reply = await service.respond(body, Arrival(request.connection.address, endpoint.profile, endpoint.operation))
+        reply = await service.respond(
+            body, Arrival(address, endpoint.profile, endpoint.operation, endpoint.code, client)
+        )
+        if isinstance(reply, TooManyRequests):
+            return text(429, "too many requests; try again later", b"Retry-After: %d\r\n" % reply.seconds)
         return Answer(200, b"application/pkixcmp", reply)
 
     async def _crl(self, request: Request, path: list[str]) -> Answer:
@@ -711,14 +830,7 @@ class CMPTransfer(Listener):
             return text(503, "the CRL is not available now", b"Retry-After: 60\r\n")
 
 
-def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Make the context of a TLS listener, TLS 1.2 or later (RFC 9325 §3.1.1). Raises OSError or ValueError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-
-    def passphrase() -> str:
-        raise ValueError("the key is encrypted")
-
-    context.load_cert_chain(certificate, key, passphrase)
-    return context
+def _suspicious(status: int, reason: Exception) -> Answer:
+    answer = text(status, str(reason))
+    answer.suspicious = True
+    return answer

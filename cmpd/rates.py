@@ -1,0 +1,109 @@
+"""How much anybody may ask of us: token buckets by address, enrollment code and profile, and wrong MACs counted.
+
+All of it is in memory, of one process, and bounded: the key that was heard of longest ago makes room. What a wrong MAC
+leaves behind in the store is one lock for every `lock_after` of them (RFC 9810 §8: guessing a shared secret).
+"""
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Buckets:
+    """Token buckets that all fill at one pace: `rate` tokens a second up to `burst`; a new one is full."""
+
+    rate: float
+    burst: float
+    size: int
+    _filled: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
+
+    def take(self, key: str, now: float) -> float:
+        """Take a token at `now` (seconds, monotonic); 0 when there was one, else in how many seconds there will be."""
+        wait = self.wait(key, now)
+        if not wait:
+            tokens, _ = self._filled[key]
+            self._filled[key] = tokens - 1, now
+        return wait
+
+    def wait(self, key: str, now: float) -> float:
+        """In how many seconds there will be a token; 0 when there is one."""
+        found = self._filled.get(key)
+        if found is None:
+            if len(self._filled) >= self.size:
+                self._filled.popitem(last=False)
+            self._filled[key] = self.burst, now
+            return 0.0
+        tokens, at = found
+        tokens = min(self.burst, tokens + (now - at) * self.rate)
+        self._filled[key] = tokens, now
+        self._filled.move_to_end(key)
+        return 0.0 if tokens >= 1 else (1 - tokens) / self.rate
+
+
+@dataclass(slots=True)
+class WrongMACs:
+    """Wrong MACs in a row, by what they were checked with; a right one ends the row."""
+
+    size: int
+    _counts: OrderedDict[Key, int] = field(default_factory=OrderedDict)
+    _locks: OrderedDict[Key, tuple[datetime, int]] = field(default_factory=OrderedDict)
+
+    def locked_until(self, key: Key) -> datetime | None:
+        """When the lock that this process knows of ends."""
+        found = self._locks.get(key)
+        return None if found is None else found[0]
+
+    def wrong(self, key: Key, most: int) -> bool:
+        """Count one; True when it was the `most`-th in a row, and the count begins again."""
+        count = self._counts.pop(key, 0) + 1
+        if count >= most:
+            return True
+        self._counts[key] = count
+        if len(self._counts) > self.size:
+            self._counts.popitem(last=False)
+        return False
+
+    def lock(self, key: Key, now: datetime, first: timedelta, longest: timedelta) -> datetime:
+        """Lock a key of which only this process knows, each time for twice as long; until when."""
+        _, locks = self._locks.pop(key, (now, 0))
+        until = now + length_of_lock(first, longest, locks)
+        self._locks[key] = until, locks + 1
+        if len(self._locks) > self.size:
+            self._locks.popitem(last=False)
+        return until
+
+    def right(self, key: Key) -> None:
+        """A MAC was right: the row, and what locks it had led to, are forgotten."""
+        self._counts.pop(key, None)
+        self._locks.pop(key, None)
+
+
+def length_of_lock(first: timedelta, longest: timedelta, locks: int) -> timedelta:
+    """How long a lock lasts when there were `locks` before it."""
+    return min(first * (1 << min(locks, 30)), longest)
+
+
+@lru_cache(maxsize=4096)
+def neighbourhood(address: str) -> str:
+    """What one client may be expected to have: an IPv4 address, a /64 of IPv6."""
+    try:
+        parsed = read_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; an IPv4-mapped one, as a listener for both kinds sees it, is that of IPv4 (RFC 4291 §2.5.5.2).
+
+    Raises ValueError.
+    """
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
