@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from cmpd.exchange import EnrollmentCode, NewCode, TransactionState
 from cmpd.ports import CodeUnusable, Conditions, TransactionExists, Unmet
-from cmpd.store import AdminStore, StoreRefused, open_store, sqlite
+from cmpd.store import AdminStore, StoreRefused, conditions, open_store, operators, rows, sqlite
 from cmpd.store.schema import APPLICATION_ID, MIGRATIONS, open_database
 from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite import SQLiteStore
@@ -229,20 +229,20 @@ async def test_ready_grows_nothing(store: SQLiteStore, path: Path) -> None:
         sqlite._TRANSACTION,
         sqlite._CERTIFICATE,
         sqlite._FIRST_CERTIFICATE,
-        sqlite._CODE,
+        rows.CODE,
         sqlite._CONSUME_CODE,
         sqlite._GLOBAL_CODE,
         sqlite._GIVE_BACK,
         sqlite._LOCK_CODE,
         sqlite._IS_SERVICE_USER,
         sqlite._DEVICE,
-        sqlite._SAME_KEY,
-        sqlite._SAME_SEAT,
-        sqlite._SPENT,
+        conditions._SAME_KEY,
+        conditions._SAME_SEAT,
+        conditions._SPENT,
         sqlite._ADVANCE,
         sqlite._CONFIRM,
-        sqlite._REVOKE,
-        sqlite._COUNT_REVOCATION,
+        rows._REVOKE,
+        rows.COUNT_REVOCATION,
         sqlite._DUE,
         sqlite._REVOKED,
     ],
@@ -488,14 +488,14 @@ async def test_what_an_older_cmpd_has_issued_counts(path: Path) -> None:
     migrated = await SQLiteStore.open(path, KEY)
     assert await migrated.certificate(one.serial) == one
     assert await migrated.seats(10) == []
-    for conditions in (Conditions(new_key=True), Conditions(per_day=1)):
+    for subject_to in (Conditions(new_key=True), Conditions(per_day=1)):
         with pytest.raises(Unmet):
-            await seated(migrated, None, key="k", conditions=conditions)
+            await seated(migrated, None, key="k", conditions=subject_to)
     await migrated.close()
 
 
 async def test_the_seats_are_listed_from_their_index(store: SQLiteStore) -> None:
-    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {sqlite._SEATS}", (None, None, 10)).fetchall()
+    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {operators._SEATS}", (None, None, 10)).fetchall()
     assert any("USING COVERING INDEX seat_of_certificate" in step for *_, step in plan), plan
 
 
