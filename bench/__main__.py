@@ -8,13 +8,25 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench import floor
 from bench.end_entity import MacCredential, Operation, want
-from bench.load import LoadProcess, Work, ruler
+from bench.load import LoadProcess, Measured, Work, ruler
 from bench.report import ROWS, Report, Row, as_json, environment, markdown, warnings
-from bench.server import MAC_PROFILE, PEOPLE_PROFILE, SIGNATURE_PROFILE, Daemon, disk_folder, file_system
+from bench.server import (
+    BOUND_PROFILE,
+    MAC_PROFILE,
+    PEOPLE_PROFILE,
+    SIGNATURE_PROFILE,
+    TLS_PROFILE,
+    Daemon,
+    disk_folder,
+    file_system,
+)
 from cmpd import asn1
 from cmpd.asn1 import BodyType
 from cmpd.limits import Limits
@@ -72,12 +84,13 @@ def temporary_folder(parent: Path | None) -> Iterator[Path]:
 def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
     """The row as work for the load client; a tenth more is run before, to warm up."""
     devices = []
-    if row.kind == "known signer":
+    if row.kind == "known signer" or row.tls:
         devices = [daemon.manufacturer.device(f"device-{number}") for number in range(clients)]
-    profile = PEOPLE_PROFILE if row.person else MAC_PROFILE
+    others = {row.person: PEOPLE_PROFILE, row.bound: BOUND_PROFILE, row.tls: TLS_PROFILE}
+    profile = others.get(True, MAC_PROFILE)
     reference, secret = daemon.codes[profile]
     return Work(
-        port=daemon.port,
+        port=daemon.tls_port if row.tls else daemon.port,
         server_pid=daemon.pid,
         transactions=transactions,
         warm_up=max(clients, transactions // 10),
@@ -92,7 +105,20 @@ def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
         reference=reference,
         secret=secret,
         chain=daemon.chain,
+        tls_root=daemon.manufacturer.root.public_bytes(Encoding.DER) if row.tls else b"",
+        tls_once=row.tls,
     )
+
+
+def perform(row: Row, daemon: Daemon, load: LoadProcess, transactions: int, clients: int) -> Measured:
+    """Measure a row; with TLS also what a connection costs: one with a cheap request, less that request alone."""
+    mine = work(row, daemon, transactions, clients)
+    measured = load.perform(mine)
+    if row.tls:
+        once = load.perform(replace(mine, operation="get"))
+        request = load.perform(replace(mine, operation="get", tls_once=False))
+        measured.handshake = once.cpu - request.cpu
+    return measured
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Report:
@@ -102,7 +128,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
     with Daemon(folder / "server") as daemon, LoadProcess() as load:
         for number in range(options.rounds):
             for row in options.rows:
-                measured = load.perform(work(row, daemon, options.transactions, options.clients))
+                measured = perform(row, daemon, load, options.transactions, options.clients)
                 report.rows.setdefault(row.name, []).append(measured)
                 report.rulers.append(measured.ruler)
                 say(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
@@ -158,6 +159,13 @@ class Device:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return SignatureCredential(key, self.certificate, (), anchors)
 
+    def key_pem(self) -> bytes:
+        """The key as TLS libraries want it."""
+        key = serialization.load_der_private_key(self.key, None)
+        return key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
 
 class Manufacturer:
     """A PKI other than the server's, whose certificates the profile for signature protection trusts."""
@@ -197,6 +205,13 @@ class Manufacturer:
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return Device(secret, certificate.public_bytes(serialization.Encoding.DER))
+
+    def write_server(self, certificate: Path, key_file: Path) -> None:
+        """A certificate of this PKI and its key for the server's TLS listener, PEM."""
+        device = self.device("127.0.0.1")
+        loaded = x509.load_der_x509_certificate(device.certificate)
+        certificate.write_bytes(loaded.public_bytes(serialization.Encoding.PEM))
+        key_file.write_bytes(device.key_pem())
 
 
 _signers: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], ec.EllipticCurvePublicKey] = {}

@@ -3,10 +3,13 @@
 import asyncio
 import gc
 import multiprocessing
+import ssl
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -41,7 +44,7 @@ class Work:
     warm_up: int
     clients: int = 16
     operation: str = "ir"
-    """ir, kur, or `empty`: posts of `octets` octets that are answered by anything."""
+    """ir, kur, or `empty`: posts of `octets` octets that are answered by anything; `get`: what is answered by a 404."""
     devices: tuple[Device, ...] = ()
     """Not empty: an ir is signed, each client being one of these."""
     implicit: bool = False
@@ -55,6 +58,10 @@ class Work:
     chain: tuple[bytes, ...] = ()
     """The CA certificates, issuing CA first, root last, DER."""
     octets: int = 600
+    tls_root: bytes = b""
+    """Not empty: TLS 1.3 to a server whose certificate is under this one (DER), client certificates being `devices`."""
+    tls_once: bool = False
+    """One TLS connection for each transaction."""
     ready_made: bool = True
     """Keys, POPs and PasswordBasedMac keys are made before the clock starts."""
 
@@ -82,6 +89,8 @@ class Measured:
     certificate_size: int = 0
     resident: int = 0
     """Resident memory of the server at the end."""
+    handshake: float = 0.0
+    """Server CPU seconds of one bare TLS connection with a client certificate; 0 where none is made anew."""
     ruler: float = 0.0
     """The median CPU time of 500 chained SHA-256 meanwhile: how fast this machine was."""
 
@@ -121,34 +130,46 @@ def ruler() -> float:
 class Connection:
     """A connection of one client; made anew for each request unless `keep_alive`."""
 
-    def __init__(self, port: int, *, keep_alive: bool) -> None:
+    def __init__(self, port: int, *, keep_alive: bool, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
         self._keep_alive = keep_alive
+        self._tls = tls
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.requests = 0
 
     async def post(self, path: str, body: bytes) -> bytes:
         """The body of the answer. Raises `AnswerError` if it is not a 200 with application/pkixcmp."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
         close = "" if self._keep_alive else "Connection: close\r\n"
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/pkixcmp\r\n"
             f"{close}Content-Length: {len(body)}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
+        status, fields, answer = await self._ask(head.encode() + body)
+        if status != b"200" or fields.get(b"content-type") != b"application/pkixcmp":
+            raise AnswerError(f"HTTP: {status.decode()}, {fields.get(b'content-type')!r}")
+        return answer
+
+    async def get(self, path: str) -> None:
+        """Ask for what is not there. Raises `AnswerError` if it is."""
+        status, _, _ = await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
+        if status != b"404":
+            raise AnswerError(f"HTTP: {status.decode()} for a path that is not there")
+
+    async def _ask(self, request: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+        """Status, fields and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls)
+        reader, writer = self._streams
+        writer.write(request)
         self.requests += 1
         lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
         fields = dict(line.split(b": ", 1) for line in lines[1:] if line)
         answer = await reader.readexactly(int(fields[b"content-length"]))
-        if lines[0].split(b" ", 2)[1] != b"200" or fields.get(b"content-type") != b"application/pkixcmp":
-            raise AnswerError(f"HTTP: {lines[0].decode()}, {fields.get(b'content-type')!r}")
         if not self._keep_alive:
             self.close()
         elif fields.get(b"connection") == b"close":
             raise AnswerError("the server closed a keep-alive connection")
-        return answer
+        return lines[0].split(b" ", 2)[1], fields, answer
 
     def close(self) -> None:
         if self._streams is not None:
@@ -161,10 +182,14 @@ class Clients:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._connections = [Connection(work.port, keep_alive=work.keep_alive) for _ in range(work.clients)]
+        contexts = _tls_clients(work)
+        self._connections = [
+            Connection(work.port, keep_alive=work.keep_alive, tls=contexts[number] if contexts else None)
+            for number in range(work.clients)
+        ]
         self._code = MacCredential(work.reference, work.secret)
         self._credentials: list[Credential] = [self._code] * work.clients
-        if work.devices:
+        if work.devices and not work.tls_root:
             self._credentials = [device.credential(work.chain[-1:]) for device in work.devices[: work.clients]]
         self._wanted: list[Wanted] = []
         self._measured = Measured()
@@ -181,9 +206,9 @@ class Clients:
 
     def prepare(self, transactions: int) -> None:
         """Make keys, POPs and PasswordBasedMac keys for so many transactions."""
-        if self._work.operation == "empty":
+        if self._work.operation in {"empty", "get"}:
             return
-        if self._work.operation == "ir" and not self._work.devices:
+        if self._work.operation == "ir" and (not self._work.devices or self._work.tls_root):
             self._code.prepare(transactions * (1 if self._work.implicit else 2))
         self._wanted = [self._want() for _ in range(transactions)]
 
@@ -210,20 +235,22 @@ class Clients:
         credential = self._credentials[number]
         wanted = self._wanted.pop() if self._wanted else self._want()
         operation = Operation(credential, BodyType[work.operation], wanted, implicit=work.implicit)
-        path = work.signature_path if work.devices else work.mac_path
+        path = work.signature_path if work.devices and not work.tls_root else work.mac_path
         await self._run(self._connections[number], path, operation)
         if work.operation == "kur":
             chain = work.chain
             self._credentials[number] = SignatureCredential(wanted.key, operation.certificate, chain[:-1], chain[-1:])
+
+    async def _get_nothing(self, number: int) -> None:
+        await self._connections[number].get("/nothing")
 
     async def _post_nothing(self, number: int) -> None:
         await self._connections[number].post("/", bytes(self._work.octets))
 
     async def perform(self, transactions: int) -> Measured:
         """Run so many transactions from all clients at once, until the last is answered."""
-        one: Callable[[int], Awaitable[None]] = (
-            self._post_nothing if self._work.operation == "empty" else self._transaction
-        )
+        kinds: dict[str, Callable[[int], Awaitable[None]]] = {"empty": self._post_nothing, "get": self._get_nothing}
+        one = kinds.get(self._work.operation, self._transaction)
         left = transactions
         measured = self._measured = Measured()
         clock = time.perf_counter
@@ -234,6 +261,8 @@ class Clients:
                 left -= 1
                 started = clock()
                 await one(number)
+                if self._work.tls_once:
+                    self._connections[number].close()
                 measured.latencies.append(clock() - started)
 
         for connection in self._connections:
@@ -277,6 +306,25 @@ async def perform(work: Work) -> Measured:
     finally:
         clients.close()
         gc.unfreeze()
+
+
+def _tls_clients(work: Work) -> list[ssl.SSLContext]:
+    """For each client a context of its own with its certificate; no session is ever resumed."""
+    if not work.tls_root:
+        return []
+    root = ssl.DER_cert_to_PEM_cert(work.tls_root)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for device in work.devices:
+            (Path(folder) / "client.pem").write_bytes(
+                ssl.DER_cert_to_PEM_cert(device.certificate).encode() + device.key_pem()
+            )
+            context = ssl.create_default_context(cadata=root)
+            context.check_hostname = False
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.load_cert_chain(Path(folder) / "client.pem")
+            found.append(context)
+    return found
 
 
 def _process(pipe: Pipe) -> None:

@@ -33,6 +33,10 @@ STOP_SECONDS = 30
 MAC_PROFILE = "device"
 SIGNATURE_PROFILE = "signed"
 PEOPLE_PROFILE = "people"
+BOUND_PROFILE = "bound"
+TLS_PROFILE = "tls"
+MANY = 1_000_000
+"""More uses than any run has, and a limit that none reaches."""
 PEOPLE = """
 id = "@ID@"
 base_template = "private-smime"
@@ -111,12 +115,16 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.port, self._admin_port = free_ports(2)
+        self.port, self.tls_port, self._admin_port = free_ports(3)
         listen = ("--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self._admin_port}")
         self._cmpd("init", "--dir", str(self._folder), *listen)
         self._make_signature_profile()
         self._make_people_profile()
-        self.codes = {profile: self._code(profile) for profile in (MAC_PROFILE, PEOPLE_PROFILE)}
+        self._make_bound_profile()
+        self._make_tls_profile()
+        self._configure()
+        self.codes = {profile: self._code(profile) for profile in (MAC_PROFILE, PEOPLE_PROFILE, TLS_PROFILE)}
+        self.codes[BOUND_PROFILE] = self._code(BOUND_PROFILE, str(MANY), "--subject", "CN=bench-[0-9]+-[0-9]+")
         pem = self._cmpd("ca", "chain")
         self.chain = tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
         self._start()
@@ -146,9 +154,9 @@ class Daemon:
     def _json(self, *arguments: str) -> Any:
         return json.loads(self._cmpd(*arguments, "--json"))
 
-    def _code(self, profile: str) -> tuple[str, str]:
+    def _code(self, profile: str, uses: str = "unlimited", *bounds: str) -> tuple[str, str]:
         """Reference and secret of a new enrollment code."""
-        code = self._json("code", "create", "--profile", profile, "--uses", "unlimited")
+        code = self._json("code", "create", "--profile", profile, "--uses", uses, *bounds)
         return code["reference"], code["secret"]
 
     def _profiles(self) -> Path:
@@ -174,6 +182,38 @@ class Daemon:
             text,
         )
         (folder / f"{SIGNATURE_PROFILE}.toml").write_text(text)
+
+    def _derived(self, name: str, *changes: tuple[str, str]) -> None:
+        """A profile like the first; of each change the line that it begins with, and what is there instead."""
+        text = (self._profiles() / f"{MAC_PROFILE}.toml").read_text()
+        text = re.sub(r'(?m)^id *= *".*"$', f'id = "{os.urandom(16).hex()}"', text, count=1)
+        for before, after in changes:
+            text, found = re.subn(rf"(?m)^{re.escape(before)}$", after, text, count=1)
+            if not found:
+                raise RuntimeError(f"the profile that cmpd init makes has no line {before!r}")
+        (self._profiles() / f"{name}.toml").write_text(text)
+
+    def _make_bound_profile(self) -> None:
+        """A profile that looks at the address, and counts the requests: in all, and by code."""
+        self._derived(
+            BOUND_PROFILE,
+            (
+                "[enrollment]",
+                f'[enrollment]\nclient_addresses = ["127.0.0.0/8", "::1/128"]\nrequests_per_second = {MANY}',
+            ),
+            ("[enrollment.code]", f"[enrollment.code]\nrequests_per_minute = {MANY}"),
+        )
+
+    def _make_tls_profile(self) -> None:
+        """A profile that asks for a TLS client certificate beside the enrollment code."""
+        self._derived(TLS_PROFILE, ("required = false", 'required = true\ntrusted_certificates = ["manufacturer.pem"]'))
+
+    def _configure(self) -> None:
+        """A TLS listener, and more from one address than a server is usually to take: all clients have the same."""
+        self.manufacturer.write_server(self._folder / "tls.pem", self._folder / "tls.key")
+        listener = f'listen = "127.0.0.1:{self.tls_port}"\ncertificate = "tls.pem"\nkey = "tls.key"'
+        more = f'[server.tls]\n{listener}\nminimum_version = "1.3"\n\n[limits]\naddress_requests = {MANY}\n'
+        self._config.write_text(f"{self._config.read_text()}\n{more}")
 
     def _start(self) -> None:
         program = ["cmpd"] if self._stats is None else ["bench.profiled", str(self._stats)]

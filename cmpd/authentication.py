@@ -241,7 +241,8 @@ class Authenticator:
             key = (str(code.id), neighbourhood(attempt.arrival.address))
         else:
             key = (profile.name, str(code.id))
-        self._check_lock(code, key, now, shown)
+        if not _follows(attempt):
+            self._check_lock(code, key, now, shown)
         if code is None:
             await self._wrong_mac(attempt, None, key, shown)
             raise BadMessageCheck(_WRONG_MAC, private=f"unknown reference {shown}")
@@ -458,7 +459,10 @@ class Authenticator:
                 and body is asn1.BodyType.ir
                 and credential.role not in {Role.vendor, Role.ra}
             ):
-                raise WrongIntegrity("this profile asks for an enrollment code: protect the ir by a MAC")
+                raise WrongIntegrity(
+                    "this profile asks for an enrollment code: protect the ir by a MAC "
+                    "(enrollment.authentication_method)"
+                )
         if profile.service_user is not None:
             await self._check_service_user(attempt, credential, profile.service_user)
 
@@ -485,6 +489,12 @@ class Authenticator:
             "the profile is for its service user only (enrollment.service_user)",
             private=f"service user {user}; see `cmpd service-user`",
         )
+
+
+def _follows(attempt: Attempt) -> bool:
+    """Whether a message knows the nonce of our latest answer: whoever locks a code cannot stop what has begun."""
+    nonce = None if attempt.transaction is None else attempt.transaction.nonce
+    return bool(nonce) and attempt.message.header.recipNonce == nonce
 
 
 def check_address(profile: Profile, address: str) -> None:

@@ -157,9 +157,14 @@ def kind_of_protection(message: asn1.PKIMessage, rules: Rules) -> None:
     body = message.body_type
     if is_mac(message):
         if rules.authentication_method != "enrollment_code":
-            raise WrongIntegrity("this profile does not accept MAC-based protection; sign with a certificate")
+            raise WrongIntegrity(
+                "this profile does not accept MAC-based protection; sign with a certificate "
+                "(enrollment.authentication_method)"
+            )
     elif rules.authentication_method == "enrollment_code" and body is BodyType.ir and not rules.signed_ir:
-        raise WrongIntegrity("this profile asks for an enrollment code: protect the ir by a MAC")
+        raise WrongIntegrity(
+            "this profile asks for an enrollment code: protect the ir by a MAC (enrollment.authentication_method)"
+        )
 
 
 def authorise(
@@ -192,7 +197,7 @@ def _same_credential(received: Received, credential: Credential) -> None:
 def _operation(body: BodyType, rules: Rules, label: str | None) -> None:
     """The sender MUST be authorized to request the operation, else notAuthorized (RFC 9483 §3.5)."""
     if body.name not in rules.operations:
-        raise NotAuthorized(f"the profile does not allow {body.name}")
+        raise NotAuthorized(f"the profile does not allow {body.name} (enrollment.allowed_operations)")
     if label is not None and OPERATION_LABELS.get(label) is not body:
         raise BadRequest(f"a message with body {body.name} does not belong to the path of operation {label}")
 

@@ -17,11 +17,11 @@ _UPN = f"otherName:{oids.name(oids.MS_UPN)}"
 def bound(code: EnrollmentCode, approved: Approved, profile: Profile) -> Approved:
     """Refuse a certificate that the code is not meant for; raises NotAuthorized or BadCertTemplate.
 
-    A code's seat is that of the certificate where the profile finds none in the request. The texts do not say what the
-    code is meant for: who stole it is not to learn that.
+    Where the profile does not say where in a request the seat is (seat.id_mapping), it is the code's. The texts do not
+    say what the code is meant for: who stole it is not to learn that.
     """
     seat = None if code.seat is None else profile.seat_id(code.seat)
-    if seat is not None and approved.seat is None:
+    if seat is not None and (approved.seat is None or not profile.maps_seats):
         approved = replace(approved, seat=seat)
     if seat is not None and approved.seat != seat:
         raise NotAuthorized("the enrollment code is for another seat", private=f"seat {asn1.printable(seat)}")

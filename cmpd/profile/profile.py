@@ -104,6 +104,8 @@ class Profile:
     """signing, key_management or dual_use."""
     same_key_elsewhere: bool
     """A key that another certificate has may be certified."""
+    maps_seats: bool
+    """The profile says where in a request the seat is."""
     duplicates: bool
     """A seat may have several valid certificates."""
     budget_per_day: int | None
@@ -200,6 +202,7 @@ class Profile:
             generation=kind.generation,
             usage=kind.usage,
             same_key_elsewhere=config.key.same_key_elsewhere,
+            maps_seats=config.seat.id_mapping is not None,
             duplicates=config.seat.allow_duplicates,
             budget_per_day=config.budget.per_day,
             budget_per_seat=config.budget.per_seat,

@@ -56,6 +56,7 @@ _MAX_ISSUERS: Final = 16
 def _ignore(_source: str, _outcome: str, /) -> None:
     """Observe nothing."""
 
+
 NOWHERE: Final = "is configured for it, and it names none by http"
 """How it ends when there is nobody to ask."""
 
