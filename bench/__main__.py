@@ -111,13 +111,19 @@ def work(row: Row, daemon: Daemon, transactions: int, clients: int) -> Work:
 
 
 def perform(row: Row, daemon: Daemon, load: LoadProcess, transactions: int, clients: int) -> Measured:
-    """Measure a row; with TLS also what a connection costs: one with a cheap request, less that request alone."""
+    """Measure a row; with TLS also what a connection costs: one with a cheap request, less that request alone.
+
+    And what it all costs when the profile does not ask for the certificate: the rest is what authentication adds.
+    """
     mine = work(row, daemon, transactions, clients)
     measured = load.perform(mine)
     if row.tls:
         once = load.perform(replace(mine, operation="get"))
         request = load.perform(replace(mine, operation="get", tls_once=False))
         measured.handshake = once.cpu - request.cpu
+        reference, secret = daemon.codes[MAC_PROFILE]
+        unasked = replace(mine, mac_path=daemon.path(MAC_PROFILE), reference=reference, secret=secret)
+        measured.unasked = load.perform(unasked).cpu
     return measured
 
 

@@ -91,6 +91,8 @@ class Measured:
     """Resident memory of the server at the end."""
     handshake: float = 0.0
     """Server CPU seconds of one bare TLS connection with a client certificate; 0 where none is made anew."""
+    unasked: float = 0.0
+    """Server CPU seconds of the same transaction, over TLS too, where the profile asks for no client certificate."""
     ruler: float = 0.0
     """The median CPU time of 500 chained SHA-256 meanwhile: how fast this machine was."""
 

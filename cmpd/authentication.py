@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 
 DERIVED_KEYS = 4096
 """MAC keys that are remembered, so that a client which keeps its parameters costs one derivation (RFC 9483 §4.1.5)."""
+FOREIGN = 1024
+"""Certificates of other PKIs of which it is remembered that the store does not have them."""
 LONG_DERIVATIONS = 2
 """Derivations beyond `limits.inline_iterations` that may run at a time; more of them wait."""
 WAITING_DERIVATIONS = 32
@@ -108,6 +110,8 @@ class Authenticator:
     wrong_macs: WrongMACs = field(init=False)
     locking: dict[tuple[str, str], datetime] = field(default_factory=dict)
     """Locks that are on their way into the store: until they are there, guesses that come at once see them here."""
+    foreign: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    """Validated certificates that the store does not have: what is not ours when it is seen never becomes ours."""
     beginnings: dict[str, Buckets] = field(default_factory=dict)
     """Requests that begin, by profile or by profile and code."""
 
@@ -329,7 +333,7 @@ class Authenticator:
             )
         realm.signers.check(message, known)
         attempt.sender = f"cert:{known.label}"
-        issued = await self._issued(attempt, known.serial)
+        issued = await self._issued(attempt, known.serial, known.der)
         return await self._credential(attempt, known, issued, role, CMP_CERTIFICATE)
 
     async def _tls_client(self, attempt: Attempt) -> CertificateCredential:
@@ -338,7 +342,7 @@ class Authenticator:
         if client is None:
             raise NotAuthorized("the profile asks for a TLS client certificate (enrollment.tls.required)")
         try:
-            issued = await self._issued(attempt, serial(client.certificate))
+            issued = await self._issued(attempt, serial(client.certificate), client.certificate)
         except asn1.MalformedError as exc:
             raise SignerNotTrusted("the TLS client certificate cannot be read", private=str(exc)) from exc
         role, known = Role.own, None
@@ -375,6 +379,10 @@ class Authenticator:
             if issued.status is CertificateStatus.revoked:
                 raise CertRevoked(f"{what} has been revoked")
             return CertificateCredential(known, issued, Role.ra if role is Role.ra else Role.own)
+        if not realm.orders:  # a CA that is ordered from may issue what the store is to learn of later
+            self.foreign[known.der] = None
+            if len(self.foreign) > FOREIGN:
+                self.foreign.popitem(last=False)
         if now > known.path.not_after:
             raise SignerNotTrusted(f"{what} has expired", private="not issued by this service")
         if known.issuer == realm.issuing_name and role is not Role.ra:
@@ -430,15 +438,17 @@ class Authenticator:
         if attempt.message.extraCerts:
             candidate = attempt.message.extraCerts[0]
             try:
-                issued = await self._issued(attempt, serial(candidate))
+                issued = await self._issued(attempt, serial(candidate), candidate)
             except asn1.MalformedError:
                 return None
             return issued if issued is not None and issued.der == candidate else None
         number = None if attempt.transaction is None else serial_of(attempt.transaction.credential)
         return None if number is None else await self._issued(attempt, number)
 
-    async def _issued(self, attempt: Attempt, number: int) -> IssuedCertificate | None:
+    async def _issued(self, attempt: Attempt, number: int, der: bytes = b"") -> IssuedCertificate | None:
         """Our own record of a serial number; whether the octets are the same is for the caller to see."""
+        if der in self.foreign:
+            return None
         try:
             return attempt.looked_up[number]
         except KeyError:

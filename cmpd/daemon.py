@@ -49,20 +49,25 @@ from cmpd.http_transfer import (
 from cmpd.http_transfer.tls import Stamp, is_for, make_context, names_of, stamp
 from cmpd.issuers import IssuerConfigError
 from cmpd.limits import Limits
-from cmpd.lint import LinterMissing, preload
+from cmpd.lint import LinterMissing, Previewer, preload
 from cmpd.observe import Metrics, record, set_up_logging
+from cmpd.ordering import OrderDesk
 from cmpd.ports import (
+    Closing,
+    CMPSigner,
     CRLSource,
     Issuer,
     IssuerFailure,
     IssuerUnavailable,
+    Ordering,
+    ProfileAware,
     RevocationSource,
     Store,
     StoreUnavailable,
 )
 from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.profile.access import Surroundings, access_faults
-from cmpd.responder import Responder
+from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
 from cmpd.settings import Listen, Server, Settings, SettingsError
 from cmpd.store import AdminStore, open_store
@@ -152,6 +157,7 @@ def load(settings: Settings) -> Loaded:
                 f"{where}: issuer: {profile.issuer!r} is no section [issuers.NAME] of {file}; there are: {known}"
             )
         faults += (f"{where}: {fault}" for fault in profile_faults(profile, made))
+        faults += (f"{where}: {fault}" for fault in _told(profile, made.get(profile.issuer)))
         around = Surroundings.of(settings.server, profiles, profile.name)
         faults += (f"{where}: {fault}" for fault in access_faults(profile, around))
     default = settings.profiles.default
@@ -162,6 +168,15 @@ def load(settings: Settings) -> Loaded:
     if faults:
         raise SettingsError(faults)
     return Loaded(settings, made, profiles, context, store_key)
+
+
+def _told(profile: Profile, issuer: Issuer | None) -> list[str]:
+    """Tell an issuer about a profile that issues by it; what it has against it."""
+    if isinstance(issuer, ProfileAware):
+        return issuer.use(profile)
+    if issuer is not None and profile.issuer_options:
+        return [f"issuer_options: the issuer {profile.issuer!r} has no options; leave out the table"]
+    return []
 
 
 def http_fault(server: Server) -> str | None:
@@ -253,7 +268,13 @@ def profile_faults(profile: Profile, issuers: Mapping[str, Issuer]) -> list[str]
     """What a profile asks for that its issuer or this installation cannot do: `key: fault`, one line each."""
     capable = getattr(issuers.get(profile.issuer), "signature_algorithms", None)
     faults = [] if capable is None else profile.signature_faults(capable)
-    if profile.lint != "off":
+    issuer = issuers.get(profile.issuer)
+    if profile.lint == "enforce" and issuer is not None and not isinstance(issuer, Previewer):
+        faults.append(
+            f"lint: 'enforce' lints before signing, and the issuer {profile.issuer!r} does not show what it will sign; "
+            "write 'off'"
+        )
+    elif profile.lint != "off":
         try:
             preload(
                 profile.public_trust or "pkix", validation_type=profile.validation_type, generation=profile.generation
@@ -290,6 +311,7 @@ def responder_of(
     *,
     revocations: RevocationSource | None = None,
     before: Responder | None = None,
+    desk: OrderDesk | None = None,
 ) -> Responder:
     """Make the responder of a configuration; it goes on with what the one `before` it remembers."""
     return Responder(
@@ -301,7 +323,18 @@ def responder_of(
         observe=observe,
         revocations=revocations,
         before=before,
+        desk=desk,
+        signer=cmp_signer(loaded),
     )
+
+
+def cmp_signer(loaded: Loaded) -> CMPSigner | None:
+    """Who signs CMP answers for issuers that cannot: the named issuer, else the only one that can."""
+    named = loaded.settings.server.cmp_signer
+    found = [
+        one for name, one in loaded.issuers.items() if isinstance(one, CMPSigner) and (named is None or name == named)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 async def _prepare(responder: Responder, loaded: Loaded) -> Loaded:
@@ -390,6 +423,7 @@ class Daemon:
         self._store: AdminStore
         self._responder: Responder
         self._revocations: Revocations
+        self._desk: OrderDesk
         self._transfer: CMPTransfer
         self._admin: Listener
 
@@ -406,8 +440,11 @@ class Daemon:
         tasks: list[asyncio.Task[None]] = []
         try:
             self._revocations = self._revocations_of(settings.limits)
-            self._responder = responder_of(loaded, self._store, self._observe, revocations=self._revocations)
-            loaded = await _prepare(self._responder, loaded)
+            self._desk = self._desk_of(loaded)
+            self._responder = responder_of(
+                loaded, self._store, self._observe, revocations=self._revocations, desk=self._desk
+            )
+            self._loaded = loaded = await _prepare(self._responder, loaded)
             self._transfer = CMPTransfer(
                 self._service(loaded, self._responder),
                 settings.limits,
@@ -419,10 +456,10 @@ class Daemon:
             self._admin = Listener(self._administer, settings.limits, lambda *_: None)
             try:
                 addresses = await self._listen(loaded)
-                self._loaded = loaded
                 self.metrics.loaded(loaded.profiles)
                 self._note_tls(loaded.tls)
                 await self._warn_of_nobody(loaded)
+                self._desk.start()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
@@ -453,11 +490,13 @@ class Daemon:
                 self._draining = True
                 if not await self._transfer.stop(self._drain_seconds):
                     self._log.warning("requests were cut off", seconds=self._drain_seconds)
-                for task in tasks:
+                for task in (*tasks, *self._closing):
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
                 await self._admin.stop(1.0)
+                await self._desk.stop()
                 await self._revocations.close()
+                await _close(self._loaded.issuers)
         finally:
             await self._store.close()
         self._log.info("stopped")
@@ -500,8 +539,20 @@ class Daemon:
             observe=self.metrics.revocation,
         )
 
-    def _close_later(self, revocations: Revocations) -> None:
-        task = asyncio.get_running_loop().create_task(revocations.close())
+    def _desk_of(self, loaded: Loaded) -> OrderDesk:
+        ordering = {name: one for name, one in loaded.issuers.items() if isinstance(one, Ordering)}
+        return OrderDesk(self._store, ordering, utc_now, self.metrics.order)
+
+    def _later(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Let go of what requests in flight still use, when they must have ended."""
+
+        async def wait() -> None:
+            try:
+                await asyncio.sleep(self._drain_seconds)
+            finally:
+                await closing
+
+        task = asyncio.get_running_loop().create_task(wait())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -653,8 +704,9 @@ class Daemon:
             loaded = await asyncio.to_thread(lambda: load(self._settings()))
             if loaded.settings.limits != self._loaded.settings.limits:
                 revocations = self._revocations_of(loaded.settings.limits)
+            desk = self._desk_of(loaded)
             responder = responder_of(
-                loaded, self._store, self._observe, revocations=revocations, before=self._responder
+                loaded, self._store, self._observe, revocations=revocations, before=self._responder, desk=desk
             )
             loaded = await _prepare(responder, loaded)
             await self._warn_of_nobody(loaded)
@@ -681,9 +733,12 @@ class Daemon:
                 self._log.warning("a change takes effect at the next start only", key=key)
         self._transfer.service = self._service(loaded, responder)
         self._responder = responder
+        await self._desk.stop()  # what it was submitting is found so, and looked for
+        self._desk = desk
+        self._desk.start()
+        self._later(_close(self._loaded.issuers))
         if revocations is not self._revocations:
-            # requests in flight still ask the old one
-            asyncio.get_running_loop().call_later(self._drain_seconds, self._close_later, self._revocations)
+            self._later(self._revocations.close())
             self._revocations = revocations
         self._transfer.limits = self._admin.limits = new.limits
         self._transfer.proxies = proxies_of(new)
@@ -757,6 +812,13 @@ class Daemon:
         while True:
             self._notify("WATCHDOG=1")
             await asyncio.sleep(int(interval) / 2_000_000)
+
+
+async def _close(issuers_: Mapping[str, Issuer]) -> None:
+    """Let issuers let go of their connections."""
+    for one in issuers_.values():
+        if isinstance(one, Closing):
+            await one.close()
 
 
 def _json(status: int, value: object) -> Answer:

@@ -126,6 +126,10 @@ class Approved:
     """Who the certificate is for, as the profile's seat mapping found it."""
     lint: str = "off"
     """Whether it is linted before it is signed: off, warn or enforce."""
+    request: bytes | None = None
+    """The PKCS #10 request of a p10cr, DER, as it came; None for a CRMF request."""
+    updates: int | None = None
+    """Serial number of the certificate of ours that this one takes the place of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +237,70 @@ class Refusal:
     """Its number in the store; None when it is in the memory of the process only."""
 
 
+class OrderState(enum.StrEnum):
+    """Where an order stands: a certificate that is asked of an issuer which may take its time (RFC 9483 §5.1.5)."""
+
+    intended = "intended"
+    """Decided and kept; the issuer has not been asked."""
+    submitting = "submitting"
+    """The issuer is being asked. Found so after a crash, it is `unknown`."""
+    unknown = "unknown"
+    """Nobody knows whether the issuer has it: it is looked for there, and never sent again blindly."""
+    ordered = "ordered"
+    """The issuer has it, under `ticket`."""
+    held = "held"
+    """An operator must decide."""
+    issued = "issued"
+    """The certificate is here."""
+    failed = "failed"
+    """It will never be; `text` says why."""
+
+
+OPEN_ORDERS = frozenset(
+    {OrderState.intended, OrderState.submitting, OrderState.unknown, OrderState.ordered, OrderState.held}
+)
+"""The states of orders that may still end in a certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One certificate of a transaction that waits for its issuer. Kept before the issuer is asked (write-ahead)."""
+
+    stamp: str
+    """Our own name for it, unique for good; an issuer that can puts it into its own records."""
+    transaction_id: bytes
+    cert_req_id: int
+    issuer: str
+    """Name of the `[issuers.NAME]` section."""
+    approved: Approved
+    state: OrderState
+    created: datetime
+    updated: datetime
+    due: datetime
+    """When something is to be done about it next."""
+    ticket: str = ""
+    """The issuer's name for it; empty until it has one."""
+    attempts: int = 0
+    """How often the issuer was asked to take it, or to say what has become of it, since the last change."""
+    serial: int | None = None
+    """Serial number of the certificate, once it is issued."""
+    chain: tuple[bytes, ...] = ()
+    """The CA certificates above it, DER, issuing CA first, root last."""
+    implicit: bool = False
+    """The EE has asked for implicitConfirm, and the profile grants it."""
+    text: str = ""
+    """Why it failed or waits, for the peer."""
+    fail_info: str = ""
+    """The PKIFailureInfo bit's name, when it has failed."""
+    private: str = ""
+    """What only the operator may read."""
+
+
 class TransactionState(enum.StrEnum):
     """Where a transaction stands (RFC 9483 §4.1.1; the table of what may follow is in `transaction.py`)."""
 
+    waiting = "waiting"
+    """The issuer has not delivered yet; the EE polls (RFC 9483 §4.4)."""
     unconfirmed = "unconfirmed"
     """The certificate is handed out; the certConf is awaited."""
     confirmed = "confirmed"

@@ -229,6 +229,12 @@ class Metrics:
             ["profile", "limit"],
             registry=registry,
         )
+        self._orders = Counter(
+            "cmpd_orders",
+            "What has become of certificates on order; `unavailable` counts an issuer that could not be reached.",
+            ["issuer", "outcome"],
+            registry=registry,
+        )
         self._revocation = Counter(
             "cmpd_revocation_checks",
             "What CRLs and OCSP said of certificates of other PKIs, and downloads of theirs.",
@@ -285,6 +291,10 @@ class Metrics:
     def refusal(self, status: int) -> None:
         """Count a request that got an HTTP status instead of a CMP answer."""
         self._refusals.labels(str(status)).inc()
+
+    def order(self, issuer: str, outcome: str) -> None:
+        """Count a step of an order."""
+        self._orders.labels(issuer, outcome).inc()
 
     def revocation(self, source: str, outcome: str) -> None:
         """Count what came of asking `crl` or `ocsp`: good, revoked, unknown; fetched, failed."""

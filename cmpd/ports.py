@@ -6,7 +6,7 @@ checked at start-up against what the profiles ask for.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -18,12 +18,15 @@ from cmpd.exchange import (
     Device,
     EnrollmentCode,
     IssuedCertificate,
+    Order,
+    OrderState,
     Refusal,
     RevocationReason,
     RevocationRules,
     Transaction,
     TransactionState,
 )
+from cmpd.profile import Profile
 
 Clock = Callable[[], datetime]
 """The time now: aware, UTC."""
@@ -235,6 +238,80 @@ class Store(Protocol):
         """Finish what is in hand and let go."""
 
 
+class OrderMoved(Exception):
+    """The order is no longer in the state that the caller saw; nothing of the call has been kept."""
+
+
+class OrderStore(Protocol):
+    """What is kept of certificates that are on order. Every method may raise `StoreUnavailable`."""
+
+    async def intend(
+        self,
+        transaction: Transaction,
+        orders: Sequence[Order],
+        /,
+        *,
+        code: int | None,
+        now: datetime,
+        conditions: Sequence[Conditions] = (),
+    ) -> None:
+        """Keep a new transaction that waits, with its orders; consume `code` by as many; all in one commit.
+
+        Orders that are open count as certificates in force against `conditions`, and against the day's budget. An order
+        that has failed already, so that the answer can name it, counts for nothing. Raises as `Store.issued` does.
+        """
+
+    async def orders_of(self, transaction_id: bytes, /) -> tuple[Order, ...]:
+        """The orders of a transaction in the order of their certReqId. Reads only."""
+
+    async def order(self, stamp: str, /) -> Order | None:
+        """Find an order. Reads only."""
+
+    async def same_order(self, profile: str, credential: str, spki_sha256: bytes, /) -> tuple[Order, ...]:
+        """Orders, open or not yet collected, that one sender has placed in a profile for one key. Reads only."""
+
+    async def orders_due(self, issuer: str, now: datetime, limit: int, /) -> tuple[Order, ...]:
+        """Orders about which something is to be done, the one that is due longest first. Reads only."""
+
+    async def tickets(self, issuer: str, /) -> tuple[tuple[str, str], ...]:
+        """Stamp and ticket of all orders that an issuer has and has not settled. Reads only."""
+
+    async def orders_open(self, issuer: str, states: Sequence[OrderState], limit: int, /) -> tuple[Order, ...]:
+        """Orders of an issuer in some states, the oldest first. Reads only."""
+
+    async def move_order(
+        self, order: Order, /, *, seen: OrderState, certificate: IssuedCertificate | None = None
+    ) -> None:
+        """Keep an order in its new state, and the certificate that it has led to, in one commit.
+
+        Raises `OrderMoved` when its state is not `seen`.
+        """
+
+    async def hand_over(self, orders: Sequence[Order], transaction: Transaction, /) -> None:
+        """Let a new transaction that waits take over the orders of another one, which ends as refused.
+
+        Raises `TransactionExists`, or `OrderMoved` when one of the orders has been collected meanwhile.
+        """
+
+    async def deliver(
+        self,
+        transaction_id: bytes,
+        /,
+        *,
+        state: TransactionState,
+        nonce: bytes,
+        request: bytes,
+        reply: bytes,
+        confirm_by: datetime | None = None,
+        confirmed: Sequence[int] = (),
+        first: bool = False,
+    ) -> None:
+        """Answer a transaction that waits, in one commit; `state` may be `waiting` still.
+
+        `first` says that it is the answer to its first request. Raises `TransactionMoved` when it does not wait.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Issued:
     """A certificate fresh from an issuer."""
@@ -243,6 +320,8 @@ class Issued:
     serial: int
     not_after: datetime
     """As it is in the certificate: an issuer may cut it at its own end."""
+    chain: tuple[bytes, ...] = ()
+    """The CA certificates above it, DER, issuing CA first, root last, where they are not those of `Issuer.chain`."""
 
 
 class IssuerUnavailable(Exception):
@@ -272,6 +351,126 @@ class OutsideEffects(Protocol):
     """An issuer whose `issue` cannot be undone by dropping what it returns: an order that is paid, another CA's act."""
 
     outside_effects: Literal[True]
+
+
+class OrderRefused(Exception):
+    """The issuer will never issue it. `text` is for the peer, the rest for the log."""
+
+    def __init__(self, text: str, private: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.private = private
+
+
+class OrderNotDone(Exception):
+    """The issuer has certainly not taken it: it may be asked again after `seconds`."""
+
+    def __init__(self, private: str, seconds: float) -> None:
+        super().__init__(private)
+        self.seconds = seconds
+
+
+class OrderUnknown(Exception):
+    """Whether the issuer has taken it is not known. The text is for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnOrder:
+    """The issuer has it and has not issued yet."""
+
+    ticket: str
+    text: str = ""
+    """What it waits for, for the peer; empty when that is not known."""
+    private: str = ""
+
+
+@runtime_checkable
+class Ordering(Protocol):
+    """An issuer that is paid, or takes its time: what it is asked is kept before it is asked, and asked once.
+
+    All are safe to call concurrently. `ordering.py` calls them; none is called while a request is held open for it.
+    """
+
+    @property
+    def outside_effects(self) -> Literal[True]:
+        """See `OutsideEffects`."""
+
+    @property
+    def poll_seconds(self) -> float:
+        """How often it is asked which orders have changed."""
+
+    @property
+    def sweep_seconds(self) -> float:
+        """How often an order is looked at of which no change was heard."""
+
+    @property
+    def settle_seconds(self) -> float:
+        """How long an order may stay unknown after it was looked for in vain, before `on_unknown` counts."""
+
+    @property
+    def on_unknown(self) -> Literal["hold", "resubmit"]:
+        """What becomes of an order that is not to be found: an operator decides, or it is submitted again."""
+
+    @property
+    def submit_seconds(self) -> float:
+        """The longest that `submit` takes; an order that is still being submitted after that has lost its process."""
+
+    async def prepare(self, order: Order, /) -> str:
+        """What must be known to find it again if its answer is lost; kept as its ticket before it is submitted.
+
+        Raises `OrderRefused` or `OrderNotDone`; nothing is asked for yet.
+        """
+
+    async def submit(self, order: Order, /) -> OnOrder | Issued:
+        """Ask for it, once. Raises `OrderRefused`, `OrderNotDone`, `OrderUnknown`; anything else counts as unknown."""
+
+    async def reconcile(
+        self, orders: Sequence[Order], known: Collection[str], /
+    ) -> Mapping[str, OnOrder | OrderRefused]:
+        """Look for orders of which nobody knows; what is left out is certainly not there.
+
+        `known` are the tickets of all others. `OrderRefused` is for what an operator must see to, such as two orders
+        for one. Raises `IssuerUnavailable`, also when not everything could be looked at.
+        """
+
+    async def changes(self, since: datetime, /) -> Collection[str] | None:
+        """The tickets, up to their first colon, of orders that have changed since then; None: look at all of them.
+
+        Raises `IssuerUnavailable`.
+        """
+
+    async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
+        """What has become of orders, by stamp; what is left out is as it was. Raises `IssuerUnavailable`."""
+
+    def difference(self, approved: Approved, issued: Issued, /) -> str | None:
+        """Say where a certificate is not what was approved, beyond what this issuer is known to add; None: nowhere."""
+
+    async def withdraw(self, order: Order, /) -> None:
+        """Cancel what is not issued. Raises `OrderRefused` when it cannot be, or `IssuerUnavailable`."""
+
+
+@runtime_checkable
+class Approving(Protocol):
+    """An issuer at which somebody has to approve orders, and where our own account may: `cmpd order approve`."""
+
+    async def approve(self, order: Order, /) -> None:
+        """Approve what waits for it. Raises `OrderRefused` when it cannot be, or `IssuerUnavailable`."""
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An issuer that holds connections."""
+
+    async def close(self) -> None:
+        """Let go of them."""
+
+
+@runtime_checkable
+class ProfileAware(Protocol):
+    """An issuer that must know the profiles which issue by it: what it is told in their [issuer_options]."""
+
+    def use(self, profile: Profile, /) -> list[str]:
+        """Take on a profile; what of it this issuer cannot do, `key: fault`, one line each."""
 
 
 @runtime_checkable

@@ -186,6 +186,15 @@ def cert_rep(body: BodyType, responses: Sequence[bytes], ca_pubs: Sequence[bytes
     return der.explicit(body, der.sequence(pubs, der.sequence(*responses)))
 
 
+def poll_rep(cert_req_ids: Sequence[int], seconds: int, reason: str = "") -> bytes:
+    """PollRepContent: ask again after so many seconds (RFC 9810 §5.3.22, RFC 9483 §4.4)."""
+    text = der.sequence(der.utf8_string(reason[:MAX_TEXT])) if reason else b""
+    return der.explicit(
+        BodyType.pollRep,
+        der.sequence(*(der.sequence(der.integer(one), der.integer(seconds), text) for one in cert_req_ids)),
+    )
+
+
 def implicit_confirm() -> bytes:
     """InfoTypeAndValue that grants implicitConfirm (RFC 9483 §3.1)."""
     return _IMPLICIT_CONFIRM

@@ -42,6 +42,7 @@ from cmpd.exchange import (
 )
 from cmpd.handlers import HANDLERS
 from cmpd.limits import Limits
+from cmpd.ordering import OrderDesk
 from cmpd.ports import (
     Clock,
     CMPSigner,
@@ -90,6 +91,8 @@ class _Office:
     entropy: Entropy
     refusals: Refusals
     authenticator: Authenticator
+    desk: OrderDesk | None
+    signer: CMPSigner | None
     realms: dict[str, Realm] = field(default_factory=dict)
     open: OrderedDict[bytes, OpenTransaction] = field(default_factory=OrderedDict)
 
@@ -104,8 +107,9 @@ class _Office:
         issuer = self.issuers[profile.issuer]
         chain = await issuer.chain()
         identity = Identity()
-        if isinstance(issuer, CMPSigner):
-            key, certificates = issuer.cmp_credential()
+        signer = issuer if isinstance(issuer, CMPSigner) else self.signer
+        if signer is not None:
+            key, certificates = signer.cmp_credential()
             own = x509.load_der_x509_certificate(certificates[0])
             key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
             sender = asn1.der.tlv(0xA4, own.subject.public_bytes())
@@ -135,6 +139,8 @@ class Responder:
         entropy: Entropy = os.urandom,
         revocations: RevocationSource | None = None,
         before: "Responder | None" = None,
+        desk: OrderDesk | None = None,
+        signer: CMPSigner | None = None,
     ) -> None:
         self.refusals: Refusals = Refusals() if before is None else before.refusals
         """The latest refusals that are not in the store; after a reload those of the responder `before` too."""
@@ -143,7 +149,17 @@ class Responder:
         if before is not None:
             self.authenticator.inherit(before.authenticator)
         self._office = _Office(
-            profiles, default, issuers, store, limits, clock, entropy, self.refusals, self.authenticator
+            profiles=profiles,
+            default=default,
+            issuers=issuers,
+            store=store,
+            limits=limits,
+            clock=clock,
+            entropy=entropy,
+            refusals=self.refusals,
+            authenticator=self.authenticator,
+            desk=desk,
+            signer=signer,
         )
         self._observe = observe
 
@@ -307,6 +323,7 @@ class _Conversation:
             replier=self._replier(),
             exchange=self._exchange,
             issued=None if self._open is None else self._open.certificates,
+            desk=self._office.desk,
         )
         try:
             answer = await HANDLERS[message.body_type](operation)

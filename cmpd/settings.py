@@ -246,6 +246,9 @@ class Server(_Section):
     allow_http: bool = False
     """Whether `listen` may be an address that other machines reach. CMP messages protect themselves, but without TLS
     everybody on the way reads names and references, and can try to guess the secrets of enrollment codes."""
+    cmp_signer: str | None = None
+    """The issuer whose CMP signer signs the answers for issuers that have none, such as a public CA; by default the
+    only one that has one."""
     tls: ServerTLS | None = None
     """The section [server.tls]."""
     proxy: ServerProxy | None = None

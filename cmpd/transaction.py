@@ -5,6 +5,7 @@ refusal changes nothing: only an authenticated message that is allowed moves a t
 
     state         meaning
     (none)        no transaction of this transactionID is known
+    waiting       the issuer has not delivered yet, the EE polls (RFC 9483 §4.4)
     unconfirmed   the certificate is handed out and its certConf awaited
     confirmed     ended: confirmed by certConf, or implicitly
     rejected      ended: the EE refused the certificate
@@ -24,6 +25,8 @@ class Event(enum.Enum):
 
     begin = "begin"
     """It begins a transaction."""
+    poll = "poll"
+    """It asks whether what was ordered is there."""
     confirm = "confirm"
     """It confirms, or rejects, what was issued."""
     abandon = "abandon"
@@ -33,11 +36,12 @@ class Event(enum.Enum):
 _S = TransactionState
 REQUESTS = (BodyType.ir, BodyType.cr, BodyType.p10cr, BodyType.kur)
 """The bodies that begin a transaction here."""
-SUPPORTED = frozenset({*REQUESTS, BodyType.certConf, BodyType.error})
+SUPPORTED = frozenset({*REQUESTS, BodyType.certConf, BodyType.pollReq, BodyType.error})
 """The bodies that this service answers with anything but a refusal."""
 
 TABLE: dict[TransactionState | None, dict[BodyType, Event]] = {
     None: dict.fromkeys(REQUESTS, Event.begin),
+    _S.waiting: {BodyType.pollReq: Event.poll},
     _S.unconfirmed: {BodyType.certConf: Event.confirm, BodyType.error: Event.abandon},
     _S.confirmed: {},
     _S.rejected: {},

@@ -381,6 +381,10 @@ class EE:
             statuses.append(der.sequence(*parts))
         return self.follow(answer, BodyType.certConf, der.sequence(*statuses), **fields)
 
+    def poll_req(self, answer: Answer, cert_req_id: int = 0, **fields: Any) -> Draft:
+        """A pollReq that follows an answer which said `waiting`, or a pollRep."""
+        return self.follow(answer, BodyType.pollReq, der.sequence(der.sequence(der.integer(cert_req_id))), **fields)
+
     # ---------------------------------------------------------------------------------------------- protection
 
     def seal(self, draft: Draft) -> bytes:

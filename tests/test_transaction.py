@@ -11,12 +11,13 @@ from cmpd.handlers import HANDLERS
 from cmpd.transaction import REQUESTS, SUPPORTED, TABLE, Event, expect
 
 STATES: list[TransactionState | None] = [None, *TransactionState]
-ENDED = [state for state in TransactionState if state is not TransactionState.unconfirmed]
+ENDED = [state for state in TransactionState if state not in {TransactionState.unconfirmed, TransactionState.waiting}]
 ALLOWED = {
     (None, BodyType.ir): Event.begin,
     (None, BodyType.cr): Event.begin,
     (None, BodyType.p10cr): Event.begin,
     (None, BodyType.kur): Event.begin,
+    (TransactionState.waiting, BodyType.pollReq): Event.poll,
     (TransactionState.unconfirmed, BodyType.certConf): Event.confirm,
     (TransactionState.unconfirmed, BodyType.error): Event.abandon,
 }

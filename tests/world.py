@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cmpd import issuers
 from cmpd.exchange import Arrival, EnrollmentCode, Exchange, TLSClient
 from cmpd.limits import Limits
-from cmpd.ports import Issuer, RevocationSource
+from cmpd.ordering import OrderDesk
+from cmpd.ports import CMPSigner, Issuer, RevocationSource
 from cmpd.profile import Profile
 from cmpd.responder import Responder
 from cmpd.store.sqlite import SQLiteStore
@@ -78,6 +79,8 @@ class World:
     base: Path
     limits: Limits = UNCOUNTED
     revocations: RevocationSource | None = None
+    desk: OrderDesk | None = None
+    signer: CMPSigner | None = None
     profiles: dict[str, Profile] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
     default: str | None = "device"
@@ -101,6 +104,8 @@ class World:
                 observe=self.exchanges.append,
                 clock=self.clock,
                 revocations=self.revocations,
+                desk=self.desk,
+                signer=self.signer,
             )
         return self._responder
 

@@ -34,6 +34,7 @@ template = typer.Typer(help="Base templates, what profiles start from.", no_args
 seat = typer.Typer(help="Seats: who holds which certificates.", no_args_is_help=True)
 refusals = typer.Typer(help="Requests that were refused, and why.")
 service_user = typer.Typer(help="Service users: certificates that alone may use a profile.", no_args_is_help=True)
+order = typer.Typer(help="Certificates on order at issuers that take their time.", no_args_is_help=True)
 device = typer.Typer(help="Devices that enroll with the certificate of their maker.", no_args_is_help=True)
 app.add_typer(code, name="code")
 app.add_typer(profile, name="profile")
@@ -44,6 +45,7 @@ app.add_typer(seat, name="seat")
 app.add_typer(refusals, name="refusals")
 app.add_typer(service_user, name="service-user")
 app.add_typer(device, name="device")
+app.add_typer(order, name="order")
 
 Config = Annotated[
     Path | None,
@@ -832,3 +834,111 @@ def device_remove(
     from cmpd.cli import devices  # noqa: PLC0415  start-up time
 
     devices.remove(_chosen(context, config), serial, profile=profile, json=json)
+
+
+Stamp = Annotated[
+    str, typer.Argument(metavar="STAMP", help="The order's stamp, or as much of its beginning as no other one has.")
+]
+
+
+@order.command("list")
+def order_list(
+    context: typer.Context,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only `intended`, `submitting`, `unknown`, `ordered`, `held`, `issued` or `failed` ones; repeatable.",
+        ),
+    ] = None,
+    profile: OfProfile = None,
+    issuer: Annotated[str | None, typer.Option("--issuer", metavar="NAME", help="Only those at this issuer.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is issued or has failed.")] = False,
+    limit: Limit = 100,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List what waits, is held or is unknown, newest first."""
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.show_all(
+        _chosen(context, config),
+        states=state or [],
+        profile=profile,
+        issuer=issuer,
+        everything=everything,
+        limit=limit,
+        json=json,
+    )
+
+
+@order.command("show")
+def order_show(context: typer.Context, stamp: Stamp, config: Config = None, json: Json = False) -> None:
+    """Show all of an order, and what can be done about it now."""
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.show(_chosen(context, config), stamp, json=json)
+
+
+@order.command("release")
+def order_release(
+    context: typer.Context,
+    stamp: Stamp,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it may be bought twice.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Submit a held or unknown order again.
+
+    One that the issuer has is only looked at again.
+    """
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.release(_chosen(context, config), stamp, yes=yes, json=json)
+
+
+@order.command("adopt")
+def order_adopt(
+    context: typer.Context,
+    stamp: Stamp,
+    ticket: Annotated[
+        str, typer.Argument(metavar="TICKET", help="The issuer's name for it, such as its order number.")
+    ],
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Say under which name the issuer has an order."""
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.adopt(_chosen(context, config), stamp, ticket, json=json)
+
+
+@order.command("cancel")
+def order_cancel(
+    context: typer.Context,
+    stamp: Stamp,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="What the client is told when it asks again.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Leave it as it is at the issuer; it may be paid for all the same.")
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Withdraw an order from its issuer, and give it up.
+
+    The client is told the reason when it asks again.
+    """
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.cancel(_chosen(context, config), stamp, reason=reason, local=local, json=json)
+
+
+@order.command("approve")
+def order_approve(context: typer.Context, stamp: Stamp, config: Config = None, json: Json = False) -> None:
+    """Approve an order at its issuer, where it offers that."""
+    from cmpd.cli import orders  # noqa: PLC0415  start-up time
+
+    orders.approve(_chosen(context, config), stamp, json=json)

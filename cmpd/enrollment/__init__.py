@@ -8,7 +8,7 @@ decided in that commit.
 
     operation   what a handler works with           requests   reading what is asked for
     identity    who may ask for whom                issuing    from an approved request to a certificate
-    binding     what an enrollment code is for
+    binding     what an enrollment code is for      waiting    certificates on order, and polling for them
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from cmpd.enrollment.identity import is_authorised_ra, same_identity, updated_id
 from cmpd.enrollment.issuing import issue, lint, look_ahead, record, refusal
 from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm, Refine, Wanted, digest
 from cmpd.enrollment.requests import crmf_requests, p10cr_request
+from cmpd.enrollment.waiting import place, poll
 from cmpd.errors import CMPError
 from cmpd.exchange import IssuedCertificate, RevocationReason, TransactionState
 from cmpd.ports import Conditions, Revocation, Unmet
@@ -37,6 +38,7 @@ __all__ = [
     "enroll",
     "is_authorised_ra",
     "p10cr_request",
+    "poll",
     "same_identity",
     "updated_identity",
 ]
@@ -45,7 +47,8 @@ __all__ = [
 async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine) -> bytes:
     """Decide, issue, record and answer (RFC 9483 §4.1.1, §5.1.1). Raises CMPError when nothing is granted."""
     decided: list[tuple[int, Decided | CMPError]] = []
-    looks_ahead = operation.realm.looks_ahead or len(wanted) > 1
+    # what is ordered is kept before it is ordered: the commit that keeps it looks
+    looks_ahead = (operation.realm.looks_ahead or len(wanted) > 1) and not operation.realm.orders
     for one in wanted:
         try:
             accepted = await _decide(operation, one, refine)
@@ -58,12 +61,14 @@ async def enroll(operation: Operation, wanted: Sequence[Wanted], refine: Refine)
             if len(wanted) == 1:
                 raise
             decided.append((one.request.cert_req_id, exc))
-    responses: list[bytes] = []
-    certificates: list[IssuedCertificate] = []
-    conditions: list[Conditions] = []
     implicit = operation.realm.profile.implicit_confirm and reply.asks_implicit_confirm(
         operation.received.message.header
     )
+    if operation.realm.orders:
+        return await place(operation, decided, implicit=implicit)
+    responses: list[bytes] = []
+    certificates: list[IssuedCertificate] = []
+    conditions: list[Conditions] = []
     changed = False
     for cert_req_id, one_decided in decided:
         if isinstance(one_decided, CMPError):
@@ -178,6 +183,8 @@ async def _decide(operation: Operation, one: Wanted, refine: Refine) -> Decided:
         approved = replace(approved, seat=one.seat)
     if isinstance(operation.credential, MacCredential):
         approved = bound(operation.credential.code, approved, operation.realm.profile)
+    if operation.realm.orders:
+        approved = replace(approved, request=one.pkcs10, updates=one.updates)
     conditions = operation.realm.conditions
     if one.updates is not None or one.keeps_key:
         conditions = replace(conditions, new_key=conditions.new_key and not one.keeps_key, updates=one.updates)

@@ -56,9 +56,8 @@ def refusal(unmet: Unmet, conditions: Conditions) -> CMPError:
         case Condition.compromised_key:
             return BadCertTemplate("publicKey: is known to be compromised; make a new key", private=private)
         case Condition.new_key:
-            return BadCertTemplate(
-                "publicKey: already has a certificate; make a new key (key.same_key_elsewhere)", private=private
-            )
+            has = "already has a certificate" if unmet.serial is not None else "is that of a certificate on order"
+            return BadCertTemplate(f"publicKey: {has}; make a new key (key.same_key_elsewhere)", private=private)
         case Condition.alone_in_seat:
             text = f"{seat}: has a valid certificate already (seat.allow_duplicates)"
             return DuplicateCertReq(f"{text}; it ends at {until}" if until else text, private=private)
@@ -78,7 +77,9 @@ async def lint(operation: Operation, approved: Approved) -> None:
     """Lint what would be signed: enforce refuses what breaks a MUST, warn notes what was found. Raises CMPError."""
     profile, issuer = operation.realm.profile, operation.realm.issuer
     if not isinstance(issuer, Previewer):
-        raise SystemFailure("the certificate cannot be linted", private=f"issuer {profile.issuer} shows no preview")
+        if approved.lint == "enforce":
+            raise SystemFailure("the certificate cannot be linted", private=f"issuer {profile.issuer} shows no preview")
+        return  # another's CA lints by itself
     try:
         findings = await _from_issuer(
             lint_preview(

@@ -18,9 +18,11 @@ from cmpd.exchange import (
     TransactionState,
 )
 from cmpd.limits import Limits
+from cmpd.ordering import OrderDesk
 from cmpd.ports import (
     Conditions,
     Issuer,
+    Ordering,
     OutsideEffects,
     Store,
 )
@@ -37,7 +39,8 @@ class Realm:
     profile: Profile
     issuer: Issuer
     chain: tuple[bytes, ...]
-    """CA certificates above what is issued, DER, issuing CA first, root last."""
+    """CA certificates above what is issued, DER, issuing CA first, root last; empty where each certificate brings its
+    own."""
     identity: Identity
     """What our answers to signed requests are signed with."""
     signers: SignerCache
@@ -61,6 +64,8 @@ class Realm:
     """The chain as it goes into extraCerts: without the root (RFC 9483 §3.3)."""
     issuing_name: bytes
     """Subject of the issuing CA, DER."""
+    orders: bool
+    """The issuer is paid or takes its time: certificates are ordered, and EEs poll for them."""
 
     @classmethod
     def of(
@@ -85,12 +90,15 @@ class Realm:
             or isinstance(issuer, OutsideEffects)
         )
 
+        orders = isinstance(issuer, Ordering)
+
         def cache(anchors: Sequence[bytes]) -> SignerCache:
             return SignerCache(
                 tuple(dict.fromkeys(anchors)),
                 limits,
                 allow_sha1=profile.sha1_signatures,
                 intermediates=profile.intermediates,
+                any_issuer=orders,  # a public CA issues from where it likes; the store knows its certificates
             )
 
         # not the root above our issuing CA: what a company's other CAs issue below it was not issued for this profile
@@ -110,7 +118,8 @@ class Realm:
             conditions=conditions,
             looks_ahead=looks_ahead,
             handed_chain=chain[:-1] if len(chain) > 1 else chain,
-            issuing_name=subject(chain[0]),
+            issuing_name=subject(chain[0]) if chain else b"",
+            orders=orders,
         )
 
 
@@ -148,6 +157,8 @@ class Operation:
     """The request that the profile has decided last, in the form it was decided."""
     opened: "OpenTransaction | None" = None
     """What its handler leaves behind for the message that is to follow."""
+    desk: OrderDesk | None = None
+    """Where certificates are ordered; None where no issuer is ordered from."""
 
     async def certificates(self) -> tuple[IssuedCertificate, ...]:
         """The certificates of the transaction that the message continues, in the order of their certReqId."""
@@ -183,6 +194,8 @@ class Wanted:
     """Serial number of the certificate of ours that it updates."""
     keeps_key: bool = False
     """Its key is that of the certificate which it updates, and the profile allows it."""
+    pkcs10: bytes | None = None
+    """The PKCS #10 request as it came, DER."""
     seat: str | None = None
     """Who it is for, where that is known by who asks; None: as the profile finds it in the request."""
 

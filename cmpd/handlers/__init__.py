@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from cmpd.asn1 import BodyType
 from cmpd.enrollment import Operation
-from cmpd.handlers import certconf, cr, error, ir, kur, p10cr
+from cmpd.handlers import certconf, cr, error, ir, kur, p10cr, pollreq
 
 HANDLERS: dict[BodyType, Callable[[Operation], Awaitable[bytes]]] = {
     BodyType.ir: ir.handle,
@@ -12,6 +12,7 @@ HANDLERS: dict[BodyType, Callable[[Operation], Awaitable[bytes]]] = {
     BodyType.p10cr: p10cr.handle,
     BodyType.kur: kur.handle,
     BodyType.certConf: certconf.handle,
+    BodyType.pollReq: pollreq.handle,
     BodyType.error: error.handle,
 }
 """Which handler answers which body; `transaction.TABLE` says when."""

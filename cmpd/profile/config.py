@@ -493,6 +493,8 @@ class ProfileConfig(Table):
     """The [issuers.NAME] section of cmpd.toml that issues."""
     issuer_ca: Text | None = None
     """The CA within the issuer, where the issuer has several, in the issuer's words."""
+    issuer_options: dict[str, Any] = {}
+    """What the issuer is told beyond that, in its own keys; an issuer of type "local" has none."""
     name: Text | None = None
     """The profile's name for people; the file's name is the one in URLs."""
     description: str = ""

@@ -90,6 +90,8 @@ class Profile:
     base_template: str | None
     issuer_ca: str | None
     """The CA within the issuer, in the issuer's words; None: its only one."""
+    issuer_options: Mapping[str, Any]
+    """What the issuer is told in its own keys."""
     business_unit: str
     tags: tuple[str, ...]
     organization: OrganizationConfig | None
@@ -193,6 +195,7 @@ class Profile:
             display_name=config.name or name,
             base_template=config.base_template,
             issuer_ca=config.issuer_ca,
+            issuer_options=config.issuer_options,
             business_unit=config.business_unit,
             tags=config.tags,
             organization=config.organization,

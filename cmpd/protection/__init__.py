@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -161,11 +161,13 @@ class SignerCache:
         allow_sha1: bool = False,
         size: int = 1024,
         intermediates: Sequence[bytes] = (),
+        any_issuer: bool = False,
     ) -> None:
         self._anchors = tuple(certpath.load(anchor) for anchor in anchors)
         self._intermediates = [certpath.load(one) for one in intermediates]
         self._limits = limits
         self._allow_sha1 = allow_sha1
+        self._any_issuer = any_issuer
         self._size = size
         self._known: OrderedDict[bytes, KnownSigner] = OrderedDict()
 
@@ -252,18 +254,23 @@ class SignerCache:
     def adopt(self, issued: bytes, kid: bytes | None, now: datetime, grace: timedelta) -> KnownSigner | None:
         """A certificate that the store has as one of ours: the octets are those that our CA, the first anchor, signed.
 
-        So no signature is verified again. None when there is anything about it that `find` must look into.
+        Or, with `any_issuer`, those that were held against what was ordered when they came. So no signature is verified
+        again. None when there is anything about it that `find` must look into.
         """
         known = self._known.get(issued)
         if known is None:
-            ca, leaf = self._anchors[0], certpath.load(issued)
-            if leaf.issuer.public_bytes() != ca.subject.public_bytes() or not _may_sign(leaf):
+            leaf = certpath.load(issued)
+            above = self._anchors[:1]
+            if above and leaf.issuer.public_bytes() != above[0].subject.public_bytes():
+                above = ()
+            if not (above or self._any_issuer) or not _may_sign(leaf):
                 return None
+            issuers_end = min((ca.not_valid_after_utc for ca in above), default=datetime.max.replace(tzinfo=UTC))
             path = certpath.ValidPath(
-                (leaf, ca),
-                max(leaf.not_valid_before_utc, ca.not_valid_before_utc),
-                min(leaf.not_valid_after_utc, ca.not_valid_after_utc),
-                ca.not_valid_after_utc,
+                (leaf, *above),
+                max(one.not_valid_before_utc for one in (leaf, *above)),
+                min(leaf.not_valid_after_utc, issuers_end),
+                issuers_end,
             )
             if not path.good_at(now, grace):
                 return None

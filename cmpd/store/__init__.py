@@ -5,7 +5,7 @@ are made, listed and revoked, service users and devices are listed …); the CLI
 beside the daemon.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,11 +16,13 @@ from cmpd.exchange import (
     EnrollmentCode,
     IssuedCertificate,
     NewCode,
+    Order,
+    OrderState,
     Refusal,
     Seat,
     ServiceUserCertificate,
 )
-from cmpd.ports import Store, StoreUnavailable
+from cmpd.ports import OrderStore, Store, StoreUnavailable
 
 REFUSALS = 500
 """How many refusals a store keeps unless it is told another number."""
@@ -44,7 +46,7 @@ class ReferencesTaken(ReferenceTaken):
 
 
 @runtime_checkable
-class AdminStore(Store, Protocol):
+class AdminStore(Store, OrderStore, Protocol):
     """A store with the operator's verbs. Every method may raise `StoreUnavailable`."""
 
     async def create_code(
@@ -122,6 +124,18 @@ class AdminStore(Store, Protocol):
         self, limit: int, profile: str | None = None, status: CertificateStatus | None = None
     ) -> Sequence[IssuedCertificate]:
         """The latest certificates, newest first, at most `limit`. Reads only."""
+
+    async def orders(
+        self,
+        limit: int,
+        states: Iterable[OrderState] | None = None,
+        profile: str | None = None,
+        issuer: str | None = None,
+    ) -> list[Order]:
+        """The latest orders, newest first, at most `limit`; `states` None: of every state. Reads only."""
+
+    async def order_of(self, stamp: str) -> Order | None:
+        """The order of this stamp, or the only one whose stamp begins so. Reads only."""
 
     async def seats(self, limit: int, profile: str | None = None) -> list[Seat]:
         """The seats, the one that was issued to last comes first, at most `limit`. Reads only."""

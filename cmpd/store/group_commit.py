@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cmpd.ports import CodeUnusable, StoreUnavailable, TransactionExists, TransactionMoved, Unmet
+from cmpd.ports import CodeUnusable, OrderMoved, StoreUnavailable, TransactionExists, TransactionMoved, Unmet
 from cmpd.store import ReferenceTaken
 from cmpd.store.schema import CACHE_KIB, LOCK_SECONDS, connect
 
@@ -53,7 +53,7 @@ COURTESY_SECONDS = 0.002
 GROUP_SIZE = 64
 """The most callers that share a commit: bounds how long the statements of a group hold the event loop (some 2 ms)."""
 
-_REFUSALS = (TransactionExists, TransactionMoved, CodeUnusable, ReferenceTaken, Unmet)
+_REFUSALS = (TransactionExists, TransactionMoved, OrderMoved, CodeUnusable, ReferenceTaken, Unmet)
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another process has held the write lock for too long: see who has the file open",

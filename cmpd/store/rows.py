@@ -3,17 +3,24 @@
 import hashlib
 import json
 import sqlite3
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime
+
+from cryptography.x509 import ObjectIdentifier
 
 from cmpd import asn1
 from cmpd.asn1.certificate import spki
 from cmpd.exchange import (
+    Approved,
     CertificateStatus,
     Device,
     EnrollmentCode,
     Finding,
     IssuedCertificate,
+    Order,
+    OrderState,
     Refusal,
+    RequestedExtension,
     RevocationReason,
     Seat,
     Transaction,
@@ -36,12 +43,23 @@ CODE = f"SELECT {CODE_COLUMNS}, sealed FROM enrollment_code WHERE profile = ? AN
 REFUSAL_COLUMNS = (
     "id, at, profile, operation, transaction_id, credential, address, fail_info, reason, private, findings"
 )
+ORDER_COLUMNS = (
+    "o.stamp, o.transaction_id, o.cert_req_id, o.profile, o.issuer, o.seat, o.state, o.created, o.updated, o.due,"
+    " o.ticket, o.attempts, o.serial, o.implicit, o.text, o.fail_info, o.private, o.chain, o.approved"
+)
+FINISHED = "state IN ('issued', 'failed')"
+OPEN = "state NOT IN ('issued', 'failed')"
+"""`OPEN_ORDERS` as the partial indexes have it: SQLite uses them where it finds the same words."""
 COUNT_REVOCATION = (
     "INSERT INTO issuer (name, revocations) SELECT issuer, 1 FROM certificate WHERE serial = ?"
     " ON CONFLICT (name) DO UPDATE SET revocations = revocations + 1"
 )
 
-
+_INSERT_CERTIFICATE = (
+    "INSERT INTO certificate (serial, status, issuer, profile, issued_at, not_after, transaction_id,"
+    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_CONFIRM = "UPDATE certificate SET status = 'valid' WHERE serial = ? AND status = 'unconfirmed'"
 _REVOKE = (
     "UPDATE certificate SET status = 'revoked', revoked_at = ?, reason = ? WHERE serial = ? AND status <> 'revoked'"
 )
@@ -74,6 +92,18 @@ def revoke_row(cursor: sqlite3.Cursor, serial: bytes, at: int, reason: Revocatio
         return False
     cursor.execute(COUNT_REVOCATION, (serial,))
     return True
+
+
+def insert_certificate(cursor: sqlite3.Cursor, row: Row) -> None:
+    """Keep a certificate, and count it for its issuer's CRL when it is revoked already."""
+    cursor.execute(_INSERT_CERTIFICATE, row)
+    if row[1] == "revoked":
+        cursor.execute(COUNT_REVOCATION, row[:1])
+
+
+def confirm_row(cursor: sqlite3.Cursor, serial: bytes) -> None:
+    """Mark a certificate valid unless it was revoked meanwhile."""
+    cursor.execute(_CONFIRM, (serial,))
 
 
 def transaction_row_of(transaction: Transaction, serials: bytes) -> Row:
@@ -273,3 +303,96 @@ def device_of(row: Row) -> Device:
     """A device."""
     profile, serial, added, seat, subject = row
     return Device(profile, serial, datetime_of(added), seat, subject)
+
+
+_APPROVED_VERSION = 1
+"""Of the JSON of approved requests; one that is missing in it has the default that `Approved` gives it."""
+
+
+def approved_text_of(approved: Approved) -> str:
+    """What columns of `cert_order` do not say of an approved request: in JSON, octets in base64, times in seconds."""
+    return json.dumps(
+        {
+            "version": _APPROVED_VERSION,
+            "subject": b64encode(approved.subject).decode(),
+            "spki": b64encode(approved.spki).decode(),
+            "not_before": seconds_of(approved.not_before),
+            "not_after": seconds_of(approved.not_after),
+            "extensions": [
+                [one.oid.dotted_string, one.critical, b64encode(one.value).decode()] for one in approved.extensions
+            ],
+            "modified": approved.modified,
+            "lint": approved.lint,
+            "request": None if approved.request is None else b64encode(approved.request).decode(),
+            "updates": None if approved.updates is None else f"{approved.updates:x}",
+        }
+    )
+
+
+def approved_of(text: str, profile: str, transaction_id: bytes, cert_req_id: int, seat: str | None) -> Approved:
+    """An approved request. Raises ValueError for JSON of another version."""
+    kept = json.loads(text)
+    if kept["version"] != _APPROVED_VERSION:
+        raise ValueError(f"an approved request of version {kept['version']} cannot be read")
+    return Approved(
+        profile=profile,
+        transaction_id=transaction_id,
+        cert_req_id=cert_req_id,
+        subject=b64decode(kept["subject"]),
+        spki=b64decode(kept["spki"]),
+        not_before=datetime_of(kept["not_before"]),
+        not_after=datetime_of(kept["not_after"]),
+        extensions=tuple(
+            RequestedExtension(ObjectIdentifier(oid), critical, b64decode(value))
+            for oid, critical, value in kept["extensions"]
+        ),
+        modified=tuple(kept["modified"]),
+        seat=seat,
+        lint=kept["lint"],
+        request=None if kept["request"] is None else b64decode(kept["request"]),
+        updates=None if kept["updates"] is None else int(kept["updates"], 16),
+    )
+
+
+def order_of(row: Row, chain: tuple[bytes, ...]) -> Order:
+    """An order; the CA certificates of its chain are looked up elsewhere."""
+    (
+        stamp,
+        transaction_id,
+        cert_req_id,
+        profile,
+        issuer,
+        seat,
+        state,
+        created,
+        updated,
+        due,
+        ticket,
+        attempts,
+        serial,
+        implicit,
+        text,
+        fail_info,
+        private,
+        _,
+        approved,
+    ) = row
+    return Order(
+        stamp=stamp,
+        transaction_id=transaction_id,
+        cert_req_id=cert_req_id,
+        issuer=issuer,
+        approved=approved_of(approved, profile, transaction_id, cert_req_id, seat),
+        state=OrderState(state),
+        created=datetime_of(created),
+        updated=datetime_of(updated),
+        due=datetime_of(due),
+        ticket=ticket,
+        attempts=attempts,
+        serial=None if serial is None else int.from_bytes(serial),
+        chain=chain,
+        implicit=bool(implicit),
+        text=text,
+        fail_info=fail_info,
+        private=private,
+    )

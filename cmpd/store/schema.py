@@ -155,6 +155,53 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE cert_order (
+            id INTEGER PRIMARY KEY,
+            stamp TEXT NOT NULL UNIQUE,
+            transaction_row INTEGER REFERENCES cmp_transaction (id) ON DELETE SET NULL,
+            transaction_id BLOB NOT NULL,
+            cert_req_id INTEGER NOT NULL,
+            profile TEXT NOT NULL,
+            issuer TEXT NOT NULL,
+            credential TEXT NOT NULL,
+            seat TEXT,
+            spki_sha256 BLOB NOT NULL,
+            state TEXT NOT NULL,
+            collected INTEGER NOT NULL,       -- 1: it has ended, and a final answer has said so
+            created INTEGER NOT NULL,
+            updated INTEGER NOT NULL,
+            due INTEGER NOT NULL,
+            ticket TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            serial BLOB,
+            implicit INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            fail_info TEXT NOT NULL,
+            private TEXT NOT NULL,
+            chain BLOB NOT NULL,              -- SHA-256 of each CA certificate, 32 octets each
+            approved TEXT NOT NULL            -- JSON
+        )
+        """,
+        # Finished orders stay for good: but for the stamp, no index holds them longer than somebody may ask for them.
+        """
+        CREATE INDEX order_of_transaction ON cert_order (transaction_row, cert_req_id)
+            WHERE transaction_row IS NOT NULL
+        """,
+        "CREATE INDEX order_of_key ON cert_order (spki_sha256) WHERE collected = 0",
+        """
+        CREATE INDEX order_of_seat ON cert_order (profile, seat)
+            WHERE seat IS NOT NULL AND state NOT IN ('issued', 'failed')
+        """,
+        "CREATE INDEX open_order ON cert_order (issuer, state) WHERE state NOT IN ('issued', 'failed')",
+        """
+        CREATE INDEX due_order ON cert_order (issuer, due)
+            WHERE state IN ('intended', 'submitting', 'unknown', 'ordered')
+        """,
+        # The chains of a great many certificates are few.
+        "CREATE TABLE ca_certificate (sha256 BLOB PRIMARY KEY, der BLOB NOT NULL) WITHOUT ROWID",
+    ),
 )
 
 

@@ -1,7 +1,8 @@
 """The store in one SQLite file: what each call of `ports.Store` and `AdminStore` is in SQL.
 
 How calls share commits is in `group_commit`, the tables are in `schema`, their rows in `rows`, what is asked before a
-commit in `conditions`, the operator's verbs in `operators`, the encryption of secrets in `sealing`.
+commit in `conditions`, what is on order in `orders`, the operator's verbs in `operators`, the encryption of secrets in
+`sealing`.
 """
 
 import asyncio
@@ -22,7 +23,6 @@ from cmpd.exchange import (
     TransactionState,
 )
 from cmpd.ports import (
-    CodeUnusable,
     Conditions,
     Expired,
     Revocation,
@@ -32,19 +32,22 @@ from cmpd.ports import (
     Unmet,
 )
 from cmpd.store import REFUSALS, StoreRefused
-from cmpd.store.conditions import DAY, UNCONDITIONAL, looks_at, same_key_twice
+from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
 from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
 from cmpd.store.operators import Operators
+from cmpd.store.orders import Orders
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
     CODE_COLUMNS,
-    COUNT_REVOCATION,
+    OPEN,
     SERIAL_SIZE,
     certificate_of,
     certificate_row_of,
+    confirm_row,
     datetime_of,
     device_of,
+    insert_certificate,
     octets_of,
     refusal_row_of,
     revoke_row,
@@ -67,10 +70,6 @@ _REFUSE_AT_OPEN = {
 }
 """The primary result codes that do not pass by themselves."""
 
-_TRANSACTION = (
-    "SELECT transaction_id, profile, operation, credential, state, nonce, first_request, first_reply, created,"
-    " confirm_by, last_request, last_reply FROM cmp_transaction WHERE transaction_id = ?"
-)
 _CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} FROM certificate c WHERE c.serial = ?"  # noqa: S608  constants only
 _FIRST_CERTIFICATE = (
     f"SELECT {CERTIFICATE_COLUMNS}, t.serials FROM cmp_transaction t"  # noqa: S608  constants only
@@ -79,16 +78,6 @@ _FIRST_CERTIFICATE = (
 _GLOBAL_CODE = (
     f"SELECT {CODE_COLUMNS}, sealed FROM enrollment_code"  # noqa: S608  constants only
     " WHERE profile = ? AND is_global = 1 AND revoked_at IS NULL ORDER BY id DESC LIMIT 1"
-)
-_INSERT_TRANSACTION = (
-    "INSERT INTO cmp_transaction (transaction_id, state, created, confirm_by, profile, operation, credential, serials,"
-    " nonce, first_request, first_reply, last_request, last_reply) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (transaction_id) DO NOTHING"
-)
-_CONSUME_CODE = (
-    "UPDATE enrollment_code SET used = used + ?, locks = 0, locked_until = NULL WHERE id = ? AND revoked_at IS NULL"
-    " AND (valid_from IS NULL OR valid_from <= ?) AND (expires IS NULL OR expires > ?)"
-    " AND (uses IS NULL OR used + ? <= uses)"
 )
 _GIVE_BACK = "UPDATE enrollment_code SET used = max(used - ?, 0) WHERE id = ?"
 _LOCK_CODE = (
@@ -99,14 +88,6 @@ _IS_SERVICE_USER = (
     " UNION ALL SELECT 1 FROM service_user WHERE user = ? AND issuer = ? AND subject = ? AND fingerprint IS NULL"
 )
 _DEVICE = "SELECT profile, serial, added, seat, subject FROM device WHERE profile = ? AND serial = ?"
-_INSERT_CERTIFICATE = (
-    "INSERT INTO certificate (serial, status, issuer, profile, issued_at, not_after, transaction_id,"
-    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_SPEND = (
-    "INSERT INTO issued_per_day (profile, day, certificates) VALUES (?, ?, ?)"
-    " ON CONFLICT (profile, day) DO UPDATE SET certificates = certificates + excluded.certificates"
-)
 _INSERT_REFUSAL = (
     "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
     " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -115,10 +96,14 @@ _ADVANCE = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, last_request = ?, last_reply = ?"
     " WHERE transaction_id = ? AND state = ?"
 )
-_CONFIRM = "UPDATE certificate SET status = 'valid' WHERE serial = ? AND status = 'unconfirmed'"
 _DUE = (
     "SELECT id, transaction_id, profile, serials FROM cmp_transaction"
     " WHERE state = 'unconfirmed' AND confirm_by <= ? ORDER BY confirm_by LIMIT ?"
+)
+_FORGET = (
+    "DELETE FROM cmp_transaction WHERE id > ?1 AND id <= ?2 AND created < ?3 AND state <> 'unconfirmed'"  # noqa: S608  constants only
+    " AND NOT EXISTS (SELECT 1 FROM cert_order WHERE transaction_row = cmp_transaction.id"
+    f" AND (updated >= ?3 OR {OPEN}))"
 )
 _REVOKED = (
     "SELECT serial, reason, revoked_at FROM certificate"
@@ -126,13 +111,14 @@ _REVOKED = (
 )
 
 
-class SQLiteStore(Operators):
+class SQLiteStore(Operators, Orders):
     """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
 
     def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
         super().__init__(path, sealing, connections)
         self._refusals = refusals
         self._identity = _identity(path)
+        self._ca_certificates = {}
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path)!r})"
@@ -169,7 +155,7 @@ class SQLiteStore(Operators):
 
     async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
         """See `ports.Store`."""
-        rows = await self._read(_TRANSACTION, (transaction_id,))
+        rows = await self._read(TRANSACTION, (transaction_id,))
         return transaction_of(rows[0]) if rows else None
 
     async def code(self, profile: str, reference: bytes, /) -> EnrollmentCode | None:
@@ -244,54 +230,21 @@ class SQLiteStore(Operators):
         conditions: Sequence[Conditions] = (),
     ) -> None:
         """See `ports.Store`."""
-        seconds = seconds_of(now)
         subject_to = conditions or (UNCONDITIONAL,) * len(certificates)
         both = sorted(zip(certificates, subject_to, strict=True), key=lambda one: one[0].cert_req_id)
-        transaction_row = transaction_row_of(transaction, b"".join(octets_of(one.serial) for one, _ in both))
         rows = [certificate_row_of(one) for one, _ in both]
-        seats = [one.seat for one, _ in both]
-        looks = [
-            look
-            for number, (row, (one, subject)) in enumerate(zip(rows, both, strict=True))
-            for look in looks_at(
-                one.profile,
-                one.seat,
-                row[10],
-                subject,
-                seconds,
-                others=len(both) - 1,
-                seat_mates=seats[:number].count(one.seat),
-            )
-        ]
-        same_key = (
-            None if len(both) < 2 else same_key_twice([(row[10], one[1]) for row, one in zip(rows, both, strict=True)])
+        beginning = Beginning(
+            transaction,
+            b"".join(row[0] for row in rows),
+            [Wanted(one.profile, one.seat, row[10], subject) for row, (one, subject) in zip(rows, both, strict=True)],
+            code=code,
+            now=seconds_of(now),
         )
-        consume = (len(rows), code, seconds, seconds, len(rows))
-        spend = (transaction.profile, seconds // DAY, len(rows))
 
         def work(cursor: sqlite3.Cursor) -> None:
-            unmet = same_key
-            for look in looks:
-                unmet = unmet or look.judge(cursor.execute(look.query, look.parameters).fetchall())
-            if unmet is not None:
-                # nothing is written yet; the same request a second time is to hear of the first
-                if cursor.execute(_TRANSACTION, transaction_row[:1]).fetchone() is not None:
-                    raise TransactionExists
-                raise unmet
-            cursor.execute(_INSERT_TRANSACTION, transaction_row)
-            if cursor.rowcount == 0:
-                raise TransactionExists
-            if code is not None:
-                cursor.execute(_CONSUME_CODE, consume)
-                if cursor.rowcount == 0:
-                    cursor.execute("DELETE FROM cmp_transaction WHERE transaction_id = ?", transaction_row[:1])
-                    raise CodeUnusable
+            beginning.write(cursor)
             for row in rows:
-                cursor.execute(_INSERT_CERTIFICATE, row)
-                if row[1] == "revoked":
-                    cursor.execute(COUNT_REVOCATION, row[:1])
-            if rows:
-                cursor.execute(_SPEND, spend)
+                insert_certificate(cursor, row)
 
         await self._write(work)
 
@@ -300,7 +253,7 @@ class SQLiteStore(Operators):
         row = transaction_row_of(transaction, b"")
 
         def work(cursor: sqlite3.Cursor) -> None:
-            cursor.execute(_INSERT_TRANSACTION, row)
+            cursor.execute(INSERT_TRANSACTION, row)
             if cursor.rowcount == 0:
                 raise TransactionExists
             if refusal is not None:
@@ -337,7 +290,7 @@ class SQLiteStore(Operators):
             if cursor.rowcount == 0:
                 raise TransactionMoved
             for serial in confirmed:
-                cursor.execute(_CONFIRM, (octets_of(serial),))
+                confirm_row(cursor, octets_of(serial))
             for revocation in revoked:
                 revoke_row(cursor, octets_of(revocation.serial), seconds_of(revocation.at), revocation.reason)
             if give_back is not None:
@@ -366,7 +319,10 @@ class SQLiteStore(Operators):
         return await self._write(work)
 
     async def forget(self, before: datetime, /) -> int:
-        """See `ports.Store`. Works in steps of 100 rows from the oldest on, so that other writers get their turn."""
+        """See `ports.Store`. Works in steps of 100 rows from the oldest on, so that other writers get their turn.
+
+        One that waits has ended when its orders have; it stays as long after that as others after their beginning.
+        """
         seconds = seconds_of(before)
         last = 0
         forgotten = 0
@@ -380,11 +336,7 @@ class SQLiteStore(Operators):
             step = (last, rows[-1][0], seconds)
 
             def work(cursor: sqlite3.Cursor, step: tuple[int, int, int] = step) -> int:
-                cursor.execute(
-                    "DELETE FROM cmp_transaction WHERE id > ? AND id <= ? AND created < ? AND state <> 'unconfirmed'",
-                    step,
-                )
-                return cursor.rowcount
+                return cursor.execute(_FORGET, step).rowcount
 
             forgotten += await self._write(work)
             last = step[1]

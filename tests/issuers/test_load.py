@@ -40,12 +40,15 @@ def refused(table: dict[str, Any], base: Path = Path()) -> str:
     return str(caught.value)
 
 
-def test_the_project_registers_the_local_issuer() -> None:
+def test_the_project_registers_its_issuers() -> None:
     """pyproject.toml names what exists."""
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"][issuers.GROUP] == {"local": "cmpd.issuers.local:LocalIssuer"}
+    assert project["entry-points"][issuers.GROUP] == {
+        "local": "cmpd.issuers.local:LocalIssuer",
+        "certcentral": "cmpd.issuers.certcentral:CertCentralIssuer",
+    }
 
 
 def test_the_local_issuer_is_loaded_by_its_type(ca: CreatedCA) -> None:

@@ -226,21 +226,22 @@ async def test_ready_grows_nothing(store: SQLiteStore, path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        sqlite._TRANSACTION,
+        conditions.TRANSACTION,
         sqlite._CERTIFICATE,
         sqlite._FIRST_CERTIFICATE,
         rows.CODE,
-        sqlite._CONSUME_CODE,
+        conditions._CONSUME_CODE,
         sqlite._GLOBAL_CODE,
         sqlite._GIVE_BACK,
         sqlite._LOCK_CODE,
         sqlite._IS_SERVICE_USER,
         sqlite._DEVICE,
         conditions._SAME_KEY,
+        conditions._SAME_KEY_OR_ORDER,
         conditions._SAME_SEAT,
         conditions._SPENT,
         sqlite._ADVANCE,
-        sqlite._CONFIRM,
+        rows._CONFIRM,
         rows._REVOKE,
         rows.COUNT_REVOCATION,
         sqlite._DUE,
@@ -422,6 +423,8 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
 
 
 BACK_TO_SCHEMA_2 = (
+    "DROP TABLE cert_order",
+    "DROP TABLE ca_certificate",
     "DROP INDEX global_code",
     *(
         f"ALTER TABLE enrollment_code DROP COLUMN {name}"

@@ -1,0 +1,1 @@
+"""The lower half of the CertCentral issuer against the simulator."""

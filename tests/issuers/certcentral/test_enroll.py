@@ -1,0 +1,203 @@
+"""An EE speaks CMP, CertCentral answers: all between them is cmpd, and the CA is a simulator with its own PKI."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cmpd.asn1 import BodyType, PKIStatus, der, oids
+from cmpd.enrollment import waiting
+from cmpd.exchange import OrderState
+from cmpd.issuers.certcentral import CertCentralIssuer
+from cmpd.issuers.local import LocalIssuer
+from cmpd.ordering import OrderDesk
+from cmpd.ports import IssuerUnavailable
+from cmpd.profile import Profile
+from tests.certcentral import CertCentral
+from tests.ee import EE, Answer, extension, new_key
+from tests.world import World
+
+ADA = "ada@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def central() -> AsyncIterator[CertCentral]:
+    async with CertCentral().running(port=0) as central:
+        yield central
+
+
+@pytest.fixture
+async def issuer(world: World, central: CertCentral) -> AsyncIterator[CertCentralIssuer]:
+    """A connector, with a profile for mailboxes and one for public TLS servers."""
+    key = world.base / "api.key"
+    key.write_text(central.key("admin"))
+    key.chmod(0o600)
+    table = {"base_url": central.url, "api_key_file": str(key), "connect_timeout": "5s", "read_timeout": "5s"}
+    issuer = CertCentralIssuer.from_config(table, base=world.base, url="http://127.0.0.1", name="local")
+    issuer.clock = central.clock.now
+    world.clock.now = central.clock.now().replace(microsecond=0)
+    assert isinstance(world.issuer, LocalIssuer)
+    world.signer, world.issuer = world.issuer, issuer
+    world.desk = OrderDesk(world.store, {"local": issuer}, world.clock)
+    codes = {"authentication_method": "enrollment_code"}
+    mail = {
+        "base_template": "public-smime",
+        "certificate_type": {"validation_type": "mailbox", "generation": "multipurpose"},
+        "enrollment": codes,
+        "renewal": {"reject_outside_window": False},
+    }
+    server = {
+        "base_template": "certcentral-public-server",
+        "enrollment": codes,
+        "certificate_type": {"validation_type": "domain"},
+        "issuer_options": {"product": "ssl_dv_geotrust"},
+        "renewal": {"reject_outside_window": False},
+    }
+    for name, more in (("mail", mail), ("server", server)):
+        profile = Profile.from_config(name, {"id": f"profile-{name}-{'x' * 20}", "issuer": "local", **more}, world.base)
+        assert issuer.use(profile) == []
+        world.profiles[name] = profile
+    world.restart()
+    yield issuer
+    await issuer.close()
+
+
+def names(*values: bytes) -> dict[str, Any]:
+    return {"extensions": [extension(oids.SUBJECT_ALT_NAME, der.sequence(*values))]}
+
+
+MAIL = names(der.tlv(0x81, ADA.encode()))
+
+
+async def work(world: World, central: CertCentral, seconds: float = 0.0) -> None:
+    """Let time pass on both sides, and the desk do what is due then."""
+    central.advance(timedelta(seconds=seconds))
+    world.clock.tick(seconds=seconds)
+    assert world.desk is not None
+    await world.desk.once("local")
+
+
+async def ask(world: World, ee: EE, profile: str = "mail", key: Any = None, **request: Any) -> Answer:
+    ee.now = world.clock()
+    draft = ee.ir(key or new_key("rsa-2048"), **{"subject": f"CN={ADA}", **MAIL, **request})
+    return await world.send(ee, draft, profile=profile)
+
+
+async def poll(world: World, ee: EE, answer: Answer, profile: str = "mail") -> Answer:
+    ee.now = world.clock()
+    return await world.send(ee, ee.poll_req(answer), profile=profile)
+
+
+async def test_a_mailbox(world: World, central: CertCentral, issuer: CertCentralIssuer) -> None:
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    assert answer.status is PKIStatus.waiting, answer.text
+    await work(world, central)
+    final = await poll(world, ee, answer)
+    assert final.type is BodyType.ip
+    assert final.status in {PKIStatus.accepted, PKIStatus.grantedWithMods}, final.text
+    assert "Simulated" in final.certificate().issuer.rfc4514_string()
+    assert len(final.message.extraCerts) >= 1, "the intermediate comes along, the root does not"
+    done = await world.send(ee, ee.cert_conf(final, hash_name="sha256"), profile="mail")
+    assert done.type is BodyType.pkiconf
+    assert len(central.ledger.orders()) == 1
+
+
+async def test_an_order_that_waits_for_validation(
+    world: World, central: CertCentral, issuer: CertCentralIssuer
+) -> None:
+    central.set(delay=3600)
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    await work(world, central)
+    rep = await poll(world, ee, answer)
+    assert rep.type is BodyType.pollRep
+    assert rep.body[0].reason == ["the issuing CA is validating the request"]
+    await work(world, central, 61)
+    rep = await poll(world, ee, rep)
+    assert rep.type is BodyType.pollRep
+    before = len(central.journal.calls(endpoint="order_info"))
+    await work(world, central, 3600)
+    final = await poll(world, ee, rep)
+    assert final.type is BodyType.ip, final.text
+    assert len(central.journal.calls(endpoint="order_info")) - before <= 2, "told by status-changes"
+
+
+async def test_a_rejected_order_says_so(world: World, central: CertCentral, issuer: CertCentralIssuer) -> None:
+    central.set(delay=3600, waiting_status="pending")
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    await work(world, central)
+    (order,) = central.ledger.orders()
+    central.cancel(order.order_id)
+    await work(world, central, 61)
+    final = await poll(world, ee, answer)
+    assert (final.status, final.fail_info) == (PKIStatus.rejection, "notAuthorized")
+    assert "canceled" in final.text
+
+
+LOSSES = ["commit_then_drop", "commit_then_500", "commit_then_html", "commit_then_half", "drop", "error_500", "html"]
+
+
+@pytest.mark.parametrize("fault", LOSSES)
+async def test_an_answer_that_is_lost_buys_nothing_twice(
+    world: World, central: CertCentral, issuer: CertCentralIssuer, fault: str
+) -> None:
+    central.faults.add(fault, endpoint="order")
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    await work(world, central)
+    for _ in range(12):
+        await work(world, central, 61)
+    bought = central.ledger.orders()
+    (order,) = await world.store.orders_of(answer.message.header.transactionID or b"")
+    if fault.startswith("commit"):
+        assert len(bought) == 1
+        assert order.state is OrderState.issued, order
+        final = await poll(world, ee, answer)
+        assert final.type is BodyType.ip
+        assert ADA in str(final.certificate().subject)
+    else:
+        assert len(bought) <= 1
+        assert order.state in {OrderState.held, OrderState.issued}, order
+
+
+async def test_a_rate_limit_is_waited_out(world: World, central: CertCentral, issuer: CertCentralIssuer) -> None:
+    central.faults.add("rate_limited", endpoint="order")
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    with pytest.raises(IssuerUnavailable):
+        await work(world, central)
+    issuer.client.budget.pause(0)
+    assert len(central.ledger.orders()) == 0
+    rep = await poll(world, ee, answer)
+    assert rep.type is BodyType.pollRep, "an outage is a wait for who asks"
+
+
+async def test_random_faults(world: World, central: CertCentral, issuer: CertCentralIssuer) -> None:
+    """Each transaction has at most one order, and each order its transaction."""
+    central.faults.randomly(seed=11, probability=0.25, endpoint="order")
+    ees = [await world.code(f"mail-{number}", profile="mail") for number in range(24)]
+    for number, ee in enumerate(ees):
+        mail = f"user{number}@example.com"
+        request = names(der.tlv(0x81, mail.encode()))
+        answer = await ask(world, ee, key=new_key("ec-p256"), subject=f"CN={mail}", **request)
+        assert answer.status is PKIStatus.waiting, answer.text
+    for _ in range(15):
+        try:
+            await work(world, central, 61)
+        except IssuerUnavailable:
+            await asyncio.sleep(0)
+    assert not central.ledger.paid_twice()
+    orders = await world.store.orders(100)
+    stamps = {entry.spki for entry in central.ledger.orders()}
+    assert len(stamps) == len(central.ledger.orders())
+    assert {one.state for one in orders} <= {OrderState.issued, OrderState.held, OrderState.intended, OrderState.failed}
+    assert sum(one.state is OrderState.issued for one in orders) >= 12

@@ -1,0 +1,136 @@
+"""The budget lets no window have more, and lets all through in turn; the breaker opens, tries once, and closes."""
+
+import asyncio
+
+import pytest
+
+from cmpd.issuers.certcentral.pacing import Breaker, BreakerState, Budget, Open, Overloaded
+from tests.certcentral.journal import most_within
+from tests.issuers.certcentral.world import Timeline
+
+
+def budget(timeline: Timeline, *windows: tuple[int, float], waiting: int = 10_000) -> Budget:
+    return Budget(windows, waiting, clock=timeline.clock, sleep=timeline.sleep)
+
+
+async def test_no_window_ever_has_more_than_its_budget(timeline: Timeline) -> None:
+    limited = budget(timeline, (10, 5.0), (40, 60.0))
+    times = []
+    for _ in range(200):
+        await limited.take()
+        times.append(timeline.now)
+    assert most_within(times, 5.0) == 10
+    assert most_within(times, 60.0) == 40
+    assert times[-1] - times[0] < 5 * 60 * 1.1, "and the budget is used"
+
+
+async def test_calls_are_let_through_in_the_order_in_which_they_came(timeline: Timeline) -> None:
+    limited, order = budget(timeline, (1, 1.0)), []
+
+    async def call(number: int) -> None:
+        await limited.take()
+        order.append(number)
+
+    await asyncio.gather(*(call(number) for number in range(20)))
+    assert order == list(range(20))
+
+
+async def test_too_many_do_not_wait(timeline: Timeline) -> None:
+    limited = budget(timeline, (1, 1.0), waiting=3)
+    blocked = asyncio.Event()
+
+    async def forever(_seconds: float) -> None:
+        await blocked.wait()
+
+    limited._sleep = forever
+    await limited.take()
+    tasks = [asyncio.create_task(limited.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert limited.waiting == 3
+    with pytest.raises(Overloaded):
+        await limited.take()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert limited.waiting == 0
+
+
+async def test_a_call_does_not_wait_longer_than_its_patience(timeline: Timeline) -> None:
+    limited = budget(timeline, (1, 10.0))
+    await limited.take(5)
+    with pytest.raises(Overloaded):
+        await limited.take(5)
+    assert timeline.slept == [], "that it would be too late is known at once"
+    results = await asyncio.gather(limited.take(), limited.take(5), limited.take(30), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), Overloaded, type(None)]
+    assert limited.waiting == 0
+
+
+async def test_patience_ends_while_others_wait_before(timeline: Timeline) -> None:
+    limited, blocked = budget(timeline, (1, 10.0)), asyncio.Event()
+
+    async def until_then(_seconds: float) -> None:
+        await blocked.wait()
+        timeline.now += 100
+
+    limited._sleep = until_then
+    await limited.take()
+    first = asyncio.create_task(limited.take())
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await limited.take(0.01)
+    blocked.set()
+    await first
+    assert limited.waiting == 0
+
+
+async def test_a_waiting_call_that_is_given_up_harms_nobody(timeline: Timeline) -> None:
+    limited = budget(timeline, (1, 1.0))
+    await limited.take()
+    waiting = [asyncio.create_task(limited.take()) for _ in range(3)]
+    waiting[0].cancel()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1:] == [None, None]
+
+
+async def test_a_pause_holds_for_all_and_the_longer_one_stays(timeline: Timeline) -> None:
+    limited = budget(timeline, (10, 1.0))
+    limited.pause(30)
+    limited.pause(5)
+    assert limited.paused == 30
+    await asyncio.gather(limited.take(), limited.take())
+    assert timeline.now == 1030
+    assert limited.paused == 0
+
+
+def test_the_breaker(timeline: Timeline) -> None:
+    breaker = Breaker(3, 30, clock=timeline.clock)
+    for failed in (True, True, False, True, True):
+        breaker.leave(failed=failed, tries=breaker.enter())
+    assert breaker.state == "closed", "a success ends the row"
+    breaker.leave(failed=True, tries=breaker.enter())
+    assert (breaker.state, breaker.retry_after, breaker.openings) == (BreakerState.open, 30, 1)
+    with pytest.raises(Open) as caught:
+        breaker.enter()
+    assert caught.value.retry_after == 30
+    timeline.now += 30
+    assert breaker.state == "half_open"
+    assert breaker.enter()
+    with pytest.raises(Open):
+        breaker.enter()
+    breaker.leave(failed=True, tries=True)
+    assert (breaker.state, breaker.openings) == (BreakerState.open, 2)
+    timeline.now += 30
+    breaker.leave(failed=None, tries=breaker.enter())
+    assert breaker.state is BreakerState.half_open, "a trial that was given up tells nothing, and another may try"
+    breaker.leave(failed=False, tries=breaker.enter())
+    assert (breaker.state, breaker.failures) == (BreakerState.closed, 0)
+
+
+def test_a_call_from_before_does_not_close_the_breaker(timeline: Timeline) -> None:
+    breaker = Breaker(1, 30, clock=timeline.clock)
+    slow, quick = breaker.enter(), breaker.enter()
+    breaker.leave(failed=True, tries=quick)
+    breaker.leave(failed=False, tries=slow)
+    assert breaker.state is BreakerState.open

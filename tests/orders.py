@@ -1,0 +1,92 @@
+"""An issuer that takes its time, and all that can go wrong at one; certificates are the local CA's."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from cmpd.exchange import Approved, Order
+from cmpd.issuers.local import LocalIssuer
+from cmpd.ports import Issued, OnOrder, OrderRefused
+
+
+@dataclass
+class SlowCA:
+    """`ports.Ordering`: what is asked of it, it keeps, and issues when it is told to."""
+
+    ca: LocalIssuer
+    outside_effects: Literal[True] = True
+    poll_seconds: float = 30.0
+    settle_seconds: float = 120.0
+    submit_seconds: float = 60.0
+    sweep_seconds: float = 86400.0
+    on_unknown: Literal["hold", "resubmit"] = "hold"
+    at_once: bool = False
+    """Issue what is asked for while it is asked for."""
+    before: list[BaseException] = field(default_factory=list)
+    """Raised by the next calls of `submit`, before anything is kept."""
+    after: list[BaseException] = field(default_factory=list)
+    """The same, when the order has been kept: nobody hears of it."""
+    orders: dict[str, Order] = field(default_factory=dict)
+    """By ticket: everything that was ever ordered, and is paid."""
+    done: dict[str, Issued | OrderRefused] = field(default_factory=dict)
+    """By ticket: what has come of it."""
+    looks: int = 0
+
+    def cmp_credential(self) -> tuple[object, tuple[bytes, ...]]:
+        return self.ca.cmp_credential()
+
+    async def chain(self) -> tuple[bytes, ...]:
+        return await self.ca.chain()
+
+    async def issue(self, request: Approved, /) -> Issued:
+        raise AssertionError("is ordered from, and never asked to issue")
+
+    async def submit(self, order: Order, /) -> OnOrder | Issued:
+        if self.before:
+            raise self.before.pop(0)
+        ticket = f"order-{len(self.orders) + 1}"
+        self.orders[ticket] = order
+        if self.at_once:
+            await self.deliver(ticket)
+        if self.after:
+            raise self.after.pop(0)
+        found = self.done.get(ticket)
+        return found if isinstance(found, Issued) else OnOrder(ticket, "the organization is being validated")
+
+    async def prepare(self, order: Order, /) -> str:
+        return ""
+
+    async def reconcile(
+        self, orders: Sequence[Order], known: Collection[str], /
+    ) -> Mapping[str, OnOrder | OrderRefused]:
+        found: dict[str, OnOrder | OrderRefused] = {}
+        for order in orders:
+            tickets = [ticket for ticket, one in self.orders.items() if one.stamp == order.stamp]
+            if tickets:
+                found[order.stamp] = OnOrder(tickets[0]) if len(tickets) == 1 else OrderRefused("ordered twice")
+        return found
+
+    async def changes(self, since: datetime, /) -> Collection[str] | None:
+        return set(self.done)
+
+    async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
+        self.looks += 1
+        return {one.stamp: self.done[one.ticket] for one in orders if one.ticket in self.done}
+
+    def difference(self, approved: Approved, issued: Issued, /) -> str | None:
+        return None if approved.subject in issued.der else "subject differs"
+
+    async def withdraw(self, order: Order, /) -> None:
+        self.done[order.ticket] = OrderRefused("cancelled")
+
+    # What a test does
+
+    async def deliver(self, ticket: str = "order-1") -> Issued:
+        """Issue what was ordered."""
+        issued = await self.ca.issue(self.orders[ticket].approved)
+        self.done[ticket] = issued
+        return issued
+
+    def refuse(self, ticket: str = "order-1", text: str = "the mailbox could not be validated") -> None:
+        self.done[ticket] = OrderRefused(text)
