@@ -210,7 +210,7 @@ async def client_anchors(loaded: Loaded) -> tuple[bytes, ...]:
     """
     found: dict[bytes, None] = {}
     for profile in loaded.profiles.values():
-        anchors: tuple[bytes, ...] = getattr(profile, "tls_anchors", profile.trusted)
+        anchors = profile.tls_anchors
         found |= dict.fromkeys(anchors)
         if anchors or not _SELF_AUTHENTICATED.isdisjoint(profile.operations):
             found |= dict.fromkeys(await loaded.issuers[profile.issuer].chain())
@@ -266,9 +266,9 @@ def tls_notices(loaded: Loaded, now: datetime) -> list[str]:
 
 def profile_faults(profile: Profile, issuers: Mapping[str, Issuer]) -> list[str]:
     """What a profile asks for that its issuer or this installation cannot do: `key: fault`, one line each."""
-    capable = getattr(issuers.get(profile.issuer), "signature_algorithms", None)
-    faults = [] if capable is None else profile.signature_faults(capable)
     issuer = issuers.get(profile.issuer)
+    capable = getattr(issuer, "signature_algorithms", None)
+    faults = [] if capable is None else profile.signature_faults(capable)
     if profile.lint == "enforce" and issuer is not None and not isinstance(issuer, Previewer):
         faults.append(
             f"lint: 'enforce' lints before signing, and the issuer {profile.issuer!r} does not show what it will sign; "
@@ -354,6 +354,8 @@ async def _other_ca(profile: Profile, loaded: Loaded) -> str | None:
     if profile.issuer_ca is None:
         return None
     chain = await loaded.issuers[profile.issuer].chain()
+    if not chain:  # each certificate brings its own, and the issuer knows its CAs by their names
+        return None
     subject = x509.load_der_x509_certificate(chain[0]).subject.public_bytes()
     known = {name_text(subject), common_name(subject)}
     if profile.issuer_ca in known:

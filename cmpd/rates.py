@@ -24,25 +24,25 @@ class Buckets:
 
     def take(self, key: str, now: float) -> float:
         """Take a token at `now` (seconds, monotonic); 0 when there was one, else in how many seconds there will be."""
-        wait = self.wait(key, now)
-        if not wait:
-            tokens, _ = self._filled[key]
-            self._filled[key] = tokens - 1, now
-        return wait
+        tokens = self._tokens(key, now)
+        if tokens < 1:
+            return (1 - tokens) / self.rate
+        if key not in self._filled and len(self._filled) >= self.size:
+            self._filled.popitem(last=False)
+        self._filled[key] = tokens - 1, now
+        return 0.0
 
     def wait(self, key: str, now: float) -> float:
-        """In how many seconds there will be a token; 0 when there is one."""
+        """In how many seconds there will be a token; 0 when there is one. Only looks."""
+        tokens = self._tokens(key, now)
+        return 0.0 if tokens >= 1 else (1 - tokens) / self.rate
+
+    def _tokens(self, key: str, now: float) -> float:
         found = self._filled.get(key)
         if found is None:
-            if len(self._filled) >= self.size:
-                self._filled.popitem(last=False)
-            self._filled[key] = self.burst, now
-            return 0.0
-        tokens, at = found
-        tokens = min(self.burst, tokens + (now - at) * self.rate)
-        self._filled[key] = tokens, now
+            return self.burst
         self._filled.move_to_end(key)
-        return 0.0 if tokens >= 1 else (1 - tokens) / self.rate
+        return min(self.burst, found[0] + (now - found[1]) * self.rate)
 
 
 @dataclass(slots=True)

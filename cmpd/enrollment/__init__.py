@@ -18,7 +18,7 @@ from cmpd import reply
 from cmpd.asn1 import BodyType
 from cmpd.enrollment.binding import bound
 from cmpd.enrollment.identity import is_authorised_ra, same_identity, updated_identity
-from cmpd.enrollment.issuing import issue, lint, look_ahead, record, refusal
+from cmpd.enrollment.issuing import ending, issue, lint, look_ahead, record, refusal
 from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm, Refine, Wanted, digest
 from cmpd.enrollment.requests import crmf_requests, p10cr_request
 from cmpd.enrollment.waiting import place, poll
@@ -100,16 +100,8 @@ async def _hand_out(
     *,
     implicit: bool,
 ) -> bytes:
-    profile, now = operation.realm.profile, operation.now
     body_type = operation.received.message.body_type
-    confirm_by = None
-    if not certificates:
-        info, state = b"", TransactionState.refused
-    elif implicit:
-        info, state = reply.implicit_confirm(), TransactionState.confirmed
-    else:
-        confirm_by = (now + profile.confirm_wait).replace(microsecond=0)
-        info, state = reply.confirm_wait_time(confirm_by), TransactionState.unconfirmed
+    state, info, confirm_by = ending(operation, granted=bool(certificates), implicit=implicit)
     # caPubs: only in an ip, and only when a shared secret lets the EE trust what it has not seen before (RFC 9483 §4.1)
     ca_pubs: tuple[bytes, ...] = ()
     if certificates and body_type is BodyType.ir and isinstance(operation.credential, MacCredential):
@@ -122,7 +114,7 @@ async def _hand_out(
     code = operation.credential.code.id if certificates and isinstance(operation.credential, MacCredential) else None
     transaction = operation.transaction(state, answer, confirm_by=confirm_by)
     try:
-        await operation.store.issued(transaction, certificates, code=code, now=now, conditions=conditions)
+        await operation.store.issued(transaction, certificates, code=code, now=operation.now, conditions=conditions)
     except Unmet as unmet:
         raise refusal(unmet, operation.realm.conditions) from unmet
     if state is TransactionState.unconfirmed:

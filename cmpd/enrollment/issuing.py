@@ -1,12 +1,13 @@
 """From an approved request to a certificate: what the store and the linter say before, and what came back."""
 
 from collections.abc import Awaitable
+from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
 
 from cryptography.x509 import ObjectIdentifier
 
-from cmpd import asn1
+from cmpd import asn1, reply
 from cmpd.asn1 import der, oids
 from cmpd.asn1.certificate import tbs
 from cmpd.enrollment.operation import Decided, Operation, digest
@@ -22,6 +23,7 @@ from cmpd.exchange import (
     Approved,
     CertificateStatus,
     IssuedCertificate,
+    TransactionState,
 )
 from cmpd.lint import Kind, LinterMissing, Previewer, Severity, complaint, lint_preview
 from cmpd.ports import (
@@ -195,3 +197,16 @@ def record(operation: Operation, approved: Approved, issued: Issued, *, implicit
         issued_at=operation.now,
         seat=approved.seat,
     )
+
+
+def ending(operation: Operation, *, granted: bool, implicit: bool) -> tuple[TransactionState, bytes, datetime | None]:
+    """What a response leaves its transaction in, its generalInfo, and until when a certConf is awaited.
+
+    RFC 9483 §4.1.1: refused, confirmed implicitly, or to be confirmed within the profile's time.
+    """
+    if not granted:
+        return TransactionState.refused, b"", None
+    if implicit:
+        return TransactionState.confirmed, reply.implicit_confirm(), None
+    confirm_by = (operation.now + operation.realm.profile.confirm_wait).replace(microsecond=0)
+    return TransactionState.unconfirmed, reply.confirm_wait_time(confirm_by), confirm_by

@@ -97,7 +97,7 @@ def p10cr_request(operation: Operation) -> Wanted:
     return Wanted(
         CertificateRequest(cert_req_id=-1, subject=asn1.raw(info.subject), spki=spki, extensions=extensions),
         lambda: pop.p10cr(request, spki, limits, allow_sha1=allow_sha1),
-        pkcs10=asn1.dump(request),
+        pkcs10=asn1.dump(request) if operation.realm.orders else None,
     )
 
 

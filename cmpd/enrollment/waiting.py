@@ -8,7 +8,7 @@ from datetime import datetime
 from cmpd import reply
 from cmpd.asn1 import BodyType, PKIFailureInfo, PKIStatus
 from cmpd.asn1.certificate import subject, tbs
-from cmpd.enrollment.issuing import refusal
+from cmpd.enrollment.issuing import ending, refusal
 from cmpd.enrollment.operation import Decided, Operation, digest
 from cmpd.errors import BadRequest, CMPError, SystemUnavail
 from cmpd.exchange import OPEN_ORDERS, Order, OrderState, TransactionState
@@ -148,7 +148,7 @@ def _waiting(operation: Operation, orders: Sequence[Order]) -> bytes:
 
 async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order], *, first: bool = False) -> bytes:
     """The final response (RFC 9483 §4.4): certificates, or why there are none. Raises TransactionMoved."""
-    realm, now = operation.realm, operation.now
+    realm = operation.realm
     transaction = operation.received.transaction
     request = operation.received.message.body_type if transaction is None else BodyType[transaction.operation]
     issued = [one for one in kept if one.state is OrderState.issued]
@@ -172,14 +172,7 @@ async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order
         responses.append(reply.cert_response(one.cert_req_id, reply.granted(modified), certificate.der))
         chain = (*chain, *(above for above in one.chain or realm.handed_chain if above not in chain))
     implicit = bool(issued) and all(one.implicit for one in issued)
-    confirm_by = None
-    if not issued:
-        info, state = b"", TransactionState.refused
-    elif implicit:
-        info, state = reply.implicit_confirm(), TransactionState.confirmed
-    else:
-        confirm_by = (now + realm.profile.confirm_wait).replace(microsecond=0)
-        info, state = reply.confirm_wait_time(confirm_by), TransactionState.unconfirmed
+    state, info, confirm_by = ending(operation, granted=bool(issued), implicit=implicit)
     answer = operation.replier.message(
         reply.cert_rep(reply.RESPONSE_OF[request], responses), general_info=info, extra_certs=_without_root(chain)
     )

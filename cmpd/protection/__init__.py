@@ -95,11 +95,6 @@ class CertificateCredential:
         """What a transaction is bound to."""
         return f"cert:{self.signer.fingerprint}:{self.signer.serial:x}"
 
-    @property
-    def label(self) -> str:
-        """For the log."""
-        return f"cert:{self.signer.label}"
-
 
 Credential = MacCredential | CertificateCredential
 
