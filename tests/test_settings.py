@@ -114,7 +114,8 @@ def test_every_fault_is_reported_at_once(write: Write) -> None:
 def test_the_value_of_an_unknown_key_is_not_shown(write: Write) -> None:
     """It may be a secret that somebody put into the wrong place."""
     (fault,) = faults_of(write('[store]\npassword = "hunter2"\n'))
-    assert fault == "store.password: unknown key; known here: key_file, refusals, retention, url"
+    known = "certificate_retention, key_file, order_retention, refusals, retention, url"
+    assert fault == f"store.password: unknown key; known here: {known}"
 
 
 def test_a_path_key_at_the_top_is_refused(write: Write) -> None:

@@ -222,7 +222,8 @@ def _url(option: str, text: str, settings: Settings) -> str:
 
 
 def _retention(settings: Settings) -> Retention:
-    return Retention(settings.store.retention, None, None)
+    keep = settings.store
+    return Retention(keep.retention, keep.certificate_retention, keep.order_retention)
 
 
 def _who(holders: tuple[Holder, ...]) -> str:

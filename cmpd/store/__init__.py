@@ -6,6 +6,7 @@ beside the daemon.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -43,6 +44,15 @@ class ReferencesTaken(ReferenceTaken):
         super().__init__(", ".join(f"profile {profile}: {reference!r}" for profile, reference in taken))
         self.taken = tuple(taken)
         """Profile and reference of each, in the order of the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How much `AdminStore.prune` has deleted."""
+
+    certificates: int = 0
+    orders: int = 0
+    counters: int = 0
 
 
 @runtime_checkable
@@ -148,6 +158,18 @@ class AdminStore(Store, OrderStore, Protocol):
 
     async def refusal_of(self, number: int) -> Refusal | None:
         """One refusal by its number, with its request. Reads only."""
+
+    async def prune(
+        self, *, certificates: datetime | None = None, orders: datetime | None = None, counters: datetime | None = None
+    ) -> Pruned:
+        """Delete what has ended long ago, in steps that let others have their turn; None keeps all of a kind.
+
+        Certificates that expired before `certificates`, but for those whose key was compromised; orders that ended
+        before `orders` and whose transaction is forgotten; the counts of days before `counters`.
+        """
+
+    async def size(self) -> int:
+        """How many octets it has on the disk. Reads only."""
 
 
 async def open_store(url: str, *, base: Path, key: bytes, refusals: int = REFUSALS) -> AdminStore:

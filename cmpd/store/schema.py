@@ -202,6 +202,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The chains of a great many certificates are few.
         "CREATE TABLE ca_certificate (sha256 BLOB PRIMARY KEY, der BLOB NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # However many certificates a seat has had, only those in force are looked at.
+        "DROP INDEX seat_of_certificate",
+        "CREATE INDEX seat_of_certificate ON certificate (profile, seat, not_after) WHERE seat IS NOT NULL",
+        # All that a CRL needs, so that no certificate is read for it.
+        "DROP INDEX revoked_certificate",
+        """
+        CREATE INDEX revoked_certificate ON certificate (issuer, not_after, revoked_at, reason, serial, status)
+            WHERE status = 'revoked'
+        """,
+        # For lists, and for what retention deletes: never a certificate whose key was compromised.
+        "CREATE INDEX profile_of_certificate ON certificate (profile)",
+        "CREATE INDEX unconfirmed_certificate ON certificate (issued_at) WHERE status = 'unconfirmed'",
+        """
+        CREATE INDEX end_of_certificate ON certificate (not_after)
+            WHERE status <> 'unconfirmed' AND reason IS NOT 1
+        """,
+    ),
 )
 
 
@@ -315,3 +333,17 @@ def _refuse_unfinished(path: Path, connection: sqlite3.Connection) -> None:
             f"{path}: is not all there: a copy into it has not been finished; run the same `cmpd store copy` again, "
             "without --allow-running"
         )
+
+
+def size_of(path: Path) -> int | None:
+    """Octets that a database and its write-ahead log have on the disk; None when there is none."""
+    size = octets_on_disk(path)
+    return None if size is None else size + (octets_on_disk(path.with_name(f"{path.name}-wal")) or 0)
+
+
+def octets_on_disk(path: Path) -> int | None:
+    """The size of a file; None when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -36,6 +36,7 @@ from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL
 from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
 from cmpd.store.operators import Operators
 from cmpd.store.orders import Orders
+from cmpd.store.pruning import Pruning
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -56,7 +57,7 @@ from cmpd.store.rows import (
     transaction_of,
     transaction_row_of,
 )
-from cmpd.store.schema import open_database
+from cmpd.store.schema import open_database, size_of
 from cmpd.store.sealing import Sealing
 
 SWEEP = 100
@@ -92,6 +93,7 @@ _INSERT_REFUSAL = (
     "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
     " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_DROP_REFUSALS = "DELETE FROM refusal WHERE id IN (SELECT id FROM refusal WHERE id <= ? ORDER BY id LIMIT ?)"
 _ADVANCE = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, last_request = ?, last_reply = ?"
     " WHERE transaction_id = ? AND state = ?"
@@ -111,7 +113,7 @@ _REVOKED = (
 )
 
 
-class SQLiteStore(Operators, Orders):
+class SQLiteStore(Operators, Orders, Pruning):
     """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
 
     def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
@@ -267,7 +269,7 @@ class SQLiteStore(Operators, Orders):
 
     def _keep(self, cursor: sqlite3.Cursor, refusal: Refusal) -> None:
         cursor.execute(_INSERT_REFUSAL, refusal_row_of(refusal))
-        cursor.execute("DELETE FROM refusal WHERE id <= ?", ((cursor.lastrowid or 0) - self._refusals,))
+        cursor.execute(_DROP_REFUSALS, ((cursor.lastrowid or 0) - self._refusals, SWEEP))
 
     async def advance(
         self,
@@ -382,6 +384,10 @@ class SQLiteStore(Operators, Orders):
             cursor.execute("UPDATE store SET value = 1 - value WHERE name = 'ready'")
 
         await self._write(work)
+
+    async def size(self) -> int:
+        """See `AdminStore`. With the write-ahead log."""
+        return size_of(self._path) or 0
 
     async def close(self) -> None:
         """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""

@@ -11,7 +11,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cmpd.ports import StoreUnavailable
@@ -33,8 +33,17 @@ from cmpd.store.maintenance import (
     TableStats,
     no_progress,
 )
-from cmpd.store.rows import datetime_of, seconds_of
-from cmpd.store.schema import LOCK_SECONDS, MIGRATIONS, check_key, migrate, open_database, refuse_foreign
+from cmpd.store.rows import FINISHED, datetime_of, seconds_of
+from cmpd.store.schema import (
+    LOCK_SECONDS,
+    MIGRATIONS,
+    check_key,
+    migrate,
+    octets_on_disk,
+    open_database,
+    refuse_foreign,
+    size_of,
+)
 from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite_shelf import SQLiteShelf
 
@@ -97,7 +106,7 @@ class SQLiteUpkeep:
         facts["synchronous"] = "full"
         facts["page size"] = pragma(connection, "page_size")
         facts["free pages"] = pragma(connection, "freelist_count")
-        facts["write-ahead log"] = _octets(self._path.with_name(f"{self._path.name}-wal"))
+        facts["write-ahead log"] = octets_on_disk(self._path.with_name(f"{self._path.name}-wal"))
         facts["free on the file system"] = shutil.disk_usage(self._path).free
         if version == 0:
             yield f"{self._path}: is empty; `cmpd store migrate` makes a new store in it"
@@ -335,19 +344,6 @@ def connected(path: Path, *, write: bool = False) -> sqlite3.Connection:
 # Counting
 
 
-def size_of(path: Path) -> int | None:
-    """Octets that a database and its write-ahead log have on the disk; None when there is none."""
-    size = _octets(path)
-    return None if size is None else size + (_octets(path.with_name(f"{path.name}-wal")) or 0)
-
-
-def _octets(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
 def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
     """Octets of each table with its indexes; nothing where SQLite was built without dbstat."""
     try:
@@ -390,6 +386,28 @@ def _due(connection: sqlite3.Connection, retention: Retention, now: datetime) ->
         count = all_ - _after(connection, "cmp_transaction", "created", before)
     following = None if row is None else datetime_of(row[0]) + retention.transactions
     yield Due("cmp_transaction", "store.retention", retention.transactions, count, following)
+    yield _due_certificates(connection, retention.certificates, now)
+    yield _due_orders(connection, retention.orders, now)
+
+
+def _due_certificates(connection: sqlite3.Connection, keep: timedelta | None, now: datetime) -> Due:
+    setting = "store.certificate_retention"
+    if keep is None:
+        return Due("certificate", setting, None, 0, None)
+    ended = "FROM certificate WHERE status <> 'unconfirmed' AND reason IS NOT 1"
+    (count,) = connection.execute(f"SELECT count(*) {ended} AND not_after < ?", (seconds_of(now - keep),)).fetchone()
+    row = connection.execute(f"SELECT not_after {ended} ORDER BY not_after LIMIT 1").fetchone()
+    return Due("certificate", setting, keep, count, None if row is None else datetime_of(row[0]) + keep)
+
+
+def _due_orders(connection: sqlite3.Connection, keep: timedelta | None, now: datetime) -> Due:
+    setting = "store.order_retention"
+    if keep is None:
+        return Due("cert_order", setting, None, 0, None)
+    ended = f"FROM cert_order WHERE transaction_row IS NULL AND {FINISHED}"
+    (count,) = connection.execute(f"SELECT count(*) {ended} AND updated < ?", (seconds_of(now - keep),)).fetchone()
+    row = connection.execute(f"SELECT min(updated) {ended}").fetchone()
+    return Due("cert_order", setting, keep, count, None if row[0] is None else datetime_of(row[0]) + keep)
 
 
 def _holders(path: Path) -> tuple[Holder, ...] | None:

@@ -1,0 +1,228 @@
+"""However large the store has grown: what a request or a sweep asks is looked up by an index, never by reading a table.
+
+Everything that a server asks of its store is asked here once, and the database says how it would look each of it up.
+"""
+
+import inspect
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmpd.exchange import CertificateStatus, OrderState, RevocationReason, TransactionState
+from cmpd.ports import Conditions, OrderStore, Revocation, Store
+from cmpd.store import AdminStore
+from cmpd.store.sqlite import SQLiteStore
+from tests.contract.orders import come, deliver, intend, order, waiting
+from tests.contract.store import (
+    KEY,
+    NOW,
+    certificate,
+    certificate_der,
+    issue,
+    make_code,
+    refusal,
+    spki_sha256,
+    transaction,
+)
+
+ALL = Conditions(new_key=True, alone_in_seat=True, per_seat=3, per_day=100, updates=7)
+DAY = timedelta(days=1)
+SERVED = frozenset(
+    name
+    for port in (Store, OrderStore)
+    for name, member in vars(port).items()
+    if inspect.iscoroutinefunction(member) and not name.startswith("_")
+) | {"prune", "size"}
+"""All that a server may ask."""
+BOUNDED = frozenset({"store"})
+"""Tables that do not grow."""
+PASSING = frozenset({"g"})
+"""What another step of the same plan has found."""
+
+
+async def serve(store: AdminStore) -> set[str]:
+    """Ask for everything that a server asks for; the names of the calls."""
+    asked: set[str] = set()
+
+    class Asked:
+        """Notes what is asked of the store."""
+
+        def __getattr__(self, name: str) -> object:
+            asked.add(name)
+            return getattr(store, name)
+
+    asking: AdminStore = Asked()  # type: ignore[assignment]  # it passes everything on
+    code = await make_code(store, "ref", uses=None)
+    new = transaction()
+    one = certificate(new, der=certificate_der("a"), seat="seat")
+    await asking.issued(new, [one], code=code.id, now=NOW, conditions=[ALL])
+    await asking.unmet("device", "seat", spki_sha256("b"), ALL, NOW)
+    await asking.transaction(new.transaction_id)
+    await asking.code("device", b"ref")
+    await asking.global_code("device")
+    await asking.lock_code(code.id, until=NOW, locks=1)
+    await asking.is_service_user("user", "00" * 32, b"issuer", b"subject")
+    await asking.device("device", "serial")
+    await asking.certificate(one.serial)
+    await asking.certificates_of(new.transaction_id)
+    await asking.refused(transaction(state=TransactionState.refused, confirm_by=None), refusal())
+    await asking.refusal(refusal(1))
+    answer: dict[str, Any] = {"nonce": b"n" * 16, "request": b"q" * 32, "reply": b"p" * 300}
+    await asking.advance(
+        new.transaction_id,
+        seen=TransactionState.unconfirmed,
+        state=TransactionState.confirmed,
+        confirmed=[one.serial],
+        **answer,
+    )
+    rejected, two = await issue(store, code.id)
+    await asking.advance(
+        rejected.transaction_id,
+        seen=TransactionState.unconfirmed,
+        state=TransactionState.rejected,
+        revoked=[Revocation(two.serial, RevocationReason.superseded, NOW)],
+        give_back=code.id,
+        **answer,
+    )
+    await issue(store)
+    await asking.expire(NOW + DAY)
+    await asking.revoke(Revocation(one.serial, RevocationReason.keyCompromise, NOW))
+    await asking.revoked("local")
+    await asking.revocation_count("local")
+    await asking.next_crl_number("local")
+    # orders
+    ordered = await intend(asking, code=code.id, conditions=ALL, seat="other")
+    await asking.orders_of(ordered.transaction_id)
+    await asking.order(ordered.stamp)
+    await asking.same_order("device", "code:1", spki_sha256("c"))
+    await asking.orders_due("upstream", NOW, 10)
+    await asking.orders_open("upstream", [OrderState.held, OrderState.unknown], 10)
+    placed = replace(ordered, state=OrderState.ordered, ticket="1")
+    await asking.move_order(placed, seen=OrderState.intended)
+    await asking.tickets("upstream")
+    again = waiting()
+    await asking.hand_over([order(again, stamp=placed.stamp)], again)
+    await come(asking, placed)
+    await deliver(asking, again.transaction_id, TransactionState.unconfirmed, confirm_by=NOW)
+    late = await intend(store)
+    await deliver(asking, late.transaction_id, TransactionState.waiting, first=True)
+    # sweeps
+    await asking.forget(NOW + 100 * DAY)
+    await asking.prune(certificates=NOW + 100_000 * DAY, orders=NOW + 100 * DAY, counters=NOW + 100 * DAY)
+    await asking.size()
+    await asking.ready()
+    return asked | {"close"}
+
+
+class Plans:
+    """The statements of an SQLite store, and how it looks up what they ask."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self.statements: list[str] = []
+        self._store = store
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        connections = (self._store._connections._writer, self._store._connections._reader)
+        for connection in connections:
+            connection.set_trace_callback(self.statements.append)
+        try:
+            yield
+        finally:
+            for connection in connections:
+                connection.set_trace_callback(None)
+
+    def scans(self, *allowed: str) -> list[str]:
+        """What would read a table, or all of an index, of those that grow: step and statement, each once.
+
+        `allowed` are indexes that hold a small part of a table.
+        """
+        found: dict[str, None] = {}
+        connection = sqlite3.connect(self._store._path)
+        try:
+            for statement in self.statements:
+                if not statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+                    continue
+                for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}"):
+                    if _reads_all(step) and step.rpartition(" ")[2] not in allowed:
+                        found[f"{step}: {statement[:300]}"] = None
+        finally:
+            connection.close()
+        return list(found)
+
+
+def _reads_all(step: str) -> bool:
+    """Whether a step of a plan reads a table, or all of an index; that of a subquery or of constants does not."""
+    kind, _, rest = step.partition(" ")
+    what = rest.split(" ", 1)[0]
+    if what in BOUNDED | PASSING or what.startswith("(subquery"):
+        return False
+    return (kind == "SCAN" and "CONSTANT ROW" not in rest) or (kind == "SEARCH" and " USING " not in rest)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+    store = await SQLiteStore.open(tmp_path / "cmpd.db", KEY, refusals=1)
+    yield store
+    await store.close()
+
+
+async def test_sqlite_reads_no_table_for_a_request_or_a_sweep(store: SQLiteStore) -> None:
+    plans = Plans(store)
+    with plans.traced():
+        asked = await serve(store)
+    assert asked >= SERVED
+    assert len(plans.statements) > 100
+    assert plans.scans() == []
+
+
+async def test_a_table_that_is_read_is_found(store: SQLiteStore) -> None:
+    """The test above can fail."""
+    plans = Plans(store)
+    with plans.traced():
+        await store._read("SELECT count(*) FROM certificate WHERE cert_req_id = ?", (7,))
+        await store._read("SELECT max(used) FROM enrollment_code", ())
+    assert len(plans.scans()) == 2
+
+
+async def test_sqlite_reads_no_table_for_a_list_of_certificates(store: SQLiteStore) -> None:
+    """But for the newest, of whatever profile: as many are read as are asked for."""
+    plans = Plans(store)
+    with plans.traced():
+        for profile in (None, "device"):
+            for status in (CertificateStatus.unconfirmed, CertificateStatus.revoked):
+                await store.certificates(10, profile, status)
+        await store.certificates(10, "device")
+        await store.certificates(10, "device", CertificateStatus.valid)
+        await store.seat("device", "seat")
+    assert plans.scans("unconfirmed_certificate", "revoked_certificate") == []
+
+
+async def test_deleting_a_transaction_looks_its_orders_up(store: SQLiteStore) -> None:
+    """What a foreign key has SQLite do by itself is in no EXPLAIN QUERY PLAN, but in the program."""
+    await intend(store)
+    connection = sqlite3.connect(store._path)
+    connection.execute("PRAGMA foreign_keys = ON")
+    steps = connection.execute("EXPLAIN DELETE FROM cmp_transaction WHERE id = 1").fetchall()
+    roots = {row[3] for row in steps if row[1] == "OpenRead"} | {row[3] for row in steps if row[1] == "OpenWrite"}
+    (index,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'order_of_transaction'").fetchone()
+    connection.close()
+    assert index in roots
+
+
+async def test_the_list_of_revoked_certificates_is_in_an_index(store: SQLiteStore) -> None:
+    """A CRL of ten thousand entries reads ten thousand neighbours, not as many certificates."""
+    plans = Plans(store)
+    with plans.traced():
+        await store.revoked("local")
+    connection = sqlite3.connect(store._path)
+    (statement,) = plans.statements
+    steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    connection.close()
+    assert "USING COVERING INDEX revoked_certificate" in steps[0]
