@@ -130,7 +130,8 @@ def copy(path: Path, *, to: str, source: str | None, allow_running: bool, json: 
         destination = _url("--to", to, settings)
         if origin == destination:
             raise OperatorError(f"--to {plain(to)}: is the store that is copied; name another one")
-        ours, theirs = (upkeep_of(url, base=settings.base, key=key) for url in (origin, destination))
+        database = settings.store.database()
+        ours, theirs = (upkeep_of(url, base=settings.base, key=key, database=database) for url in (origin, destination))
         with _progress(quiet=json) as progress:
             copied = asyncio.run(_copy(ours, theirs, progress, allow_running=allow_running))
     if json:
@@ -209,7 +210,8 @@ def stats(path: Path, *, json: bool) -> None:
 
 def _upkeep(path: Path, settings: Settings | None = None) -> Upkeep:
     settings = settings or Settings.load(path)
-    return upkeep_of(settings.store.url, base=settings.base, key=settings.store.key())
+    store = settings.store
+    return upkeep_of(store.url, base=settings.base, key=store.key(), database=store.database())
 
 
 def _url(option: str, text: str, settings: Settings) -> str:

@@ -73,6 +73,9 @@ class Shelf(Protocol):
     async def set_note(self, name: str, value: bytes | str | int | None) -> None:
         """Set a value of the table `store`, or remove it."""
 
+    def fit(self, rows: list[Row]) -> list[Row]:
+        """Rows as this store can keep them."""
+
     async def finish(self) -> None:
         """Have new rows get numbers above those that are there."""
 
@@ -124,7 +127,7 @@ async def synchronise(source: Shelf, target: Shelf, table: Table, report: Report
     await target.replace(table, last, None, ())  # what the source no longer has; it might be in the way
     written = done = 0
     after: Row | None = None
-    while rows := await source.rows(table, after, None, STRETCH):
+    while rows := target.fit(await source.rows(table, after, None, STRETCH)):
         upto = rows[-1][:width]
         if await target.rows(table, after, upto, STRETCH + 1) != rows:
             await target.replace(table, after, upto, rows)
@@ -135,13 +138,13 @@ async def synchronise(source: Shelf, target: Shelf, table: Table, report: Report
     return written
 
 
-async def digest(shelf: Shelf, table: Table, report: Report) -> tuple[int, str]:
-    """How many rows a table has, and the SHA-256 over all of them in the order of their keys."""
+async def digest(shelf: Shelf, table: Table, report: Report, *, of: Shelf | None = None) -> tuple[int, str]:
+    """How many rows a table has, and the SHA-256 over all of them in the order of their keys, as `of` keeps them."""
     total = await shelf.count(table)
     digest = hashlib.sha256()
     after: Row | None = None
     done = 0
-    while rows := await shelf.rows(table, after, None, STRETCH):
+    while rows := (of or shelf).fit(await shelf.rows(table, after, None, STRETCH)):
         digest.update("".join(map(repr, rows)).encode())
         after = rows[-1][: len(table.key)]
         done += len(rows)
@@ -159,7 +162,7 @@ async def copy(source: Shelf, target: Shelf, report: Mapping[str, Report], *, fi
     await target.finish()
     found = []
     for table in TABLES:
-        ours = await digest(source, table, report["verify"])
+        ours = await digest(source, table, report["verify"], of=target)
         theirs = await digest(target, table, report["verify"])
         if ours != theirs:
             raise StoreRefused(

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from cmpd.store import StoreRefused
+from cmpd.store import Database, StoreRefused
 from cmpd.store.copying import Shelf
+from cmpd.store.url import SCHEMES
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much it is in all."""
@@ -189,11 +190,15 @@ class Upkeep(Protocol):
         """A store, made if there is none, to be filled."""
 
 
-def upkeep_of(url: str, *, base: Path, key: bytes) -> Upkeep:
+def upkeep_of(url: str, *, base: Path, key: bytes, database: Database) -> Upkeep:
     """The upkeep of the store of `[store] url`. Raises `StoreRefused` for one that is none."""
     scheme, separator, rest = url.partition(":")
     if scheme == "sqlite" and separator and rest.startswith("///") and rest != "///":
-        from cmpd.store.sqlite_upkeep import SQLiteUpkeep  # noqa: PLC0415  only the chosen store's driver is loaded
+        from cmpd.store.sqlite.upkeep import SQLiteUpkeep  # noqa: PLC0415  only the chosen store's driver is loaded
 
         return SQLiteUpkeep((base / rest[3:]).absolute(), key)
-    raise StoreRefused(f"{url!r} is not a store that cmpd knows; write sqlite:///cmpd.db")
+    if scheme in SCHEMES and separator:
+        from cmpd.store.postgres.upkeep import PostgresUpkeep  # noqa: PLC0415  only the chosen store's driver is loaded
+
+        return PostgresUpkeep(url, key, database)
+    raise StoreRefused(f"{scheme!r} is not a store that cmpd knows; write sqlite:///cmpd.db")

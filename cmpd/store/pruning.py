@@ -8,7 +8,8 @@ from datetime import datetime
 
 from cmpd.store import Pruned
 from cmpd.store.conditions import DAY
-from cmpd.store.group_commit import GroupCommit, Row
+from cmpd.store.group_commit import Row
+from cmpd.store.operators import Connections
 from cmpd.store.rows import FINISHED, seconds_of
 
 STEP = 100
@@ -30,7 +31,7 @@ _DROP_COUNTERS = "DELETE FROM issued_per_day WHERE profile = ? AND day < ?"
 class Pruning:
     """The part of a store that deletes what is kept long enough."""
 
-    _connections: GroupCommit
+    _connections: Connections
 
     async def prune(
         self, *, certificates: datetime | None = None, orders: datetime | None = None, counters: datetime | None = None

@@ -42,7 +42,7 @@ SERVED = frozenset(
 """All that a server may ask."""
 BOUNDED = frozenset({"store"})
 """Tables that do not grow."""
-PASSING = frozenset({"g"})
+PASSING = frozenset({"g", "subquery"})
 """What another step of the same plan has found."""
 
 

@@ -11,17 +11,16 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from cmpd.ports import StoreUnavailable
 from cmpd.store import StoreRefused
 from cmpd.store.backups import SIDE_FILES, beside, copy_pages, new_file, note, own_as, pragma, seal, sync, unpack
-from cmpd.store.copying import TABLES, UNFINISHED, Shelf
+from cmpd.store.copying import TABLES, UNFINISHED, Row, Shelf
+from cmpd.store.counting import count
 from cmpd.store.group_commit import primary_code, unavailable
 from cmpd.store.maintenance import (
-    GROWTH_DAYS,
-    Due,
     Holder,
     Kept,
     Migrated,
@@ -30,10 +29,8 @@ from cmpd.store.maintenance import (
     Retention,
     Stats,
     Status,
-    TableStats,
     no_progress,
 )
-from cmpd.store.rows import FINISHED, datetime_of, seconds_of
 from cmpd.store.schema import (
     LOCK_SECONDS,
     MIGRATIONS,
@@ -45,7 +42,7 @@ from cmpd.store.schema import (
     size_of,
 )
 from cmpd.store.sealing import Sealing
-from cmpd.store.sqlite_shelf import SQLiteShelf
+from cmpd.store.sqlite.shelf import SQLiteShelf
 
 PATIENCE_SECONDS = 600
 """How long another process may hold the write lock: an index over millions of rows takes its time."""
@@ -53,16 +50,6 @@ CACHE_KIB = 65536
 """The page cache of a connection that reads or writes everything."""
 _WAL_LOCK = "128"
 """The byte of the -shm file that whoever has a database in WAL mode open holds a lock on."""
-
-_TIMES = {
-    "certificate": "issued_at",
-    "cmp_transaction": "created",
-    "cert_order": "created",
-    "enrollment_code": "created",
-    "refusal": "at",
-    "service_user": "added",
-}
-"""The column with the time at which a row came, of tables whose rows are in the order of arrival."""
 
 
 class SQLiteUpkeep:
@@ -137,28 +124,13 @@ class SQLiteUpkeep:
 
     async def stats(self, retention: Retention, now: datetime) -> Stats:
         """See `maintenance.Upkeep`."""
-        since = seconds_of(now) - GROWTH_DAYS * 86400
         with self._connected() as connection:
             refuse_foreign(self._path, connection)
-            sizes = _sizes(connection)
-            tables = []
-            for name in (*(table.name for table in TABLES), "store"):
-                (rows,) = connection.execute(f"SELECT count(*) FROM {name}").fetchone()  # noqa: S608  constants only
-                column = _TIMES.get(name)
-                if column is None or not rows:
-                    tables.append(TableStats(name, rows, sizes.get(name)))
-                    continue
-                first, last = (
-                    connection.execute(f"SELECT {column} FROM {name} ORDER BY rowid {way} LIMIT 1").fetchone()[0]  # noqa: S608  constants only
-                    for way in ("ASC", "DESC")
-                )
-                recent = _after(connection, name, column, since)
-                per_day = recent / max(min(GROWTH_DAYS, (seconds_of(now) - first) / 86400), 1)
-                tables.append(
-                    TableStats(name, rows, sizes.get(name), datetime_of(first), datetime_of(last), round(per_day, 1))
-                )
-            due = tuple(_due(connection, retention, now))
-        return Stats(tuple(sorted(tables, key=lambda one: (-(one.size or 0), -one.rows))), due)
+
+            async def ask(query: str, parameters: Row) -> list[Row]:
+                return connection.execute(query, parameters).fetchall()
+
+            return await count(ask, _sizes(connection), retention, now)
 
     # ------------------------------------------------------------------------------------------ migrating
 
@@ -356,58 +328,6 @@ def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
             raise
         return {}
     return dict(rows)
-
-
-def _after(connection: sqlite3.Connection, table: str, column: str, seconds: int) -> int:
-    """About how many rows came since then, by halving: rows are in the order of arrival."""
-    low, high = connection.execute(f"SELECT min(rowid), max(rowid) FROM {table}").fetchone()  # noqa: S608  constants only
-    end = high
-    high += 1
-    while low < high:
-        middle = (low + high) // 2
-        row = connection.execute(
-            f"SELECT rowid, {column} FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1",  # noqa: S608  constants only
-            (middle,),
-        ).fetchone()
-        if row is None or row[1] >= seconds:
-            high = middle
-        else:
-            low = row[0] + 1
-    return int(end - low + 1)
-
-
-def _due(connection: sqlite3.Connection, retention: Retention, now: datetime) -> Iterator[Due]:
-    """What each kind of retention deletes next. Raises sqlite3.Error."""
-    before = seconds_of(now - retention.transactions)
-    row = connection.execute("SELECT created FROM cmp_transaction ORDER BY id LIMIT 1").fetchone()
-    count = 0
-    if row is not None:
-        all_ = connection.execute("SELECT max(id) - min(id) + 1 FROM cmp_transaction").fetchone()[0]
-        count = all_ - _after(connection, "cmp_transaction", "created", before)
-    following = None if row is None else datetime_of(row[0]) + retention.transactions
-    yield Due("cmp_transaction", "store.retention", retention.transactions, count, following)
-    yield _due_certificates(connection, retention.certificates, now)
-    yield _due_orders(connection, retention.orders, now)
-
-
-def _due_certificates(connection: sqlite3.Connection, keep: timedelta | None, now: datetime) -> Due:
-    setting = "store.certificate_retention"
-    if keep is None:
-        return Due("certificate", setting, None, 0, None)
-    ended = "FROM certificate WHERE status <> 'unconfirmed' AND reason IS NOT 1"
-    (count,) = connection.execute(f"SELECT count(*) {ended} AND not_after < ?", (seconds_of(now - keep),)).fetchone()
-    row = connection.execute(f"SELECT not_after {ended} ORDER BY not_after LIMIT 1").fetchone()
-    return Due("certificate", setting, keep, count, None if row is None else datetime_of(row[0]) + keep)
-
-
-def _due_orders(connection: sqlite3.Connection, keep: timedelta | None, now: datetime) -> Due:
-    setting = "store.order_retention"
-    if keep is None:
-        return Due("cert_order", setting, None, 0, None)
-    ended = f"FROM cert_order WHERE transaction_row IS NULL AND {FINISHED}"
-    (count,) = connection.execute(f"SELECT count(*) {ended} AND updated < ?", (seconds_of(now - keep),)).fetchone()
-    row = connection.execute(f"SELECT min(updated) {ended}").fetchone()
-    return Due("cert_order", setting, keep, count, None if row[0] is None else datetime_of(row[0]) + keep)
 
 
 def _holders(path: Path) -> tuple[Holder, ...] | None:

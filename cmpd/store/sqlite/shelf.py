@@ -77,6 +77,10 @@ class SQLiteShelf:
         else:
             self._connection.execute("INSERT OR REPLACE INTO store (name, value) VALUES (?, ?)", (name, value))
 
+    def fit(self, rows: list[Row]) -> list[Row]:
+        """See `copying.Shelf`. SQLite keeps whatever there is."""
+        return rows
+
     async def finish(self) -> None:
         """See `copying.Shelf`. SQLite numbers rows above the greatest by itself."""
 
