@@ -16,14 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench import growth
 from cmpd.asn1 import BodyType
-from cmpd.exchange import CertificateStatus, RevocationReason
+from cmpd.exchange import CertificateStatus, Device, RevocationReason
 from cmpd.store.schema import MIGRATIONS
+from tests import postgres
+from tests.contract.store import NOW
 from tests.daemon import ROOT, SECRET, Daemon, Site
 from tests.ee import EE
 from tests.http_client import WAIT
@@ -37,6 +40,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture
 def site(made: Site, tmp_path: Path) -> Site:
     return made.copy(tmp_path / "cmpd")
+
+
+@contextmanager
+def empty(kind: str, folder: Path) -> Iterator[str]:
+    """The [store] url of an empty store of a kind, gone afterwards."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/another.db"
+    else:
+        with postgres.empty() as url:
+            yield url
+
+
+def use(site: Site, url: str) -> Site:
+    """Have it keep its store there."""
+    text = site.config.read_text()
+    before = next(line for line in text.splitlines() if line.startswith(('url = "sqlite', 'url = "postgresql')))
+    site.config.write_text(text.replace(before, f'url = "{url}"', 1))
+    return site
 
 
 @dataclass(frozen=True)
@@ -138,8 +159,18 @@ def number_of(found: x509.CertificateRevocationList) -> int:
 # Backup and restore
 
 
-def test_a_backup_under_load_is_all_that_was_acknowledged_before_it_began(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "other_kind"), [("sqlite", "sqlite"), ("postgresql", "postgresql"), ("sqlite", "postgresql")]
+)
+def test_a_backup_under_load_is_all_that_was_acknowledged_before_it_began(
+    site: Site, tmp_path: Path, kind: str, other_kind: str
+) -> None:
     """Restored elsewhere: certificates, counts of codes, answers to repeat and CRL numbers are there."""
+    with empty(kind, tmp_path / "cmpd") as url, empty(other_kind, tmp_path / "other") as other_url:
+        _back_up_and_restore(use(site, url), tmp_path, other_url)
+
+
+def _back_up_and_restore(site: Site, tmp_path: Path, other_url: str) -> None:
     site.code("many", uses=None)
     once = site.code("once")
     backup = tmp_path / "backup"
@@ -163,7 +194,7 @@ def test_a_backup_under_load_is_all_that_was_acknowledged_before_it_began(site: 
 
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "cmpd"]
-    other = fresh(site, tmp_path / "other")
+    other = use(fresh(site, tmp_path / "other"), other_url)
     restored = run(other, "restore", backup, "--json")
     assert restored.status == 0, restored.err
     assert restored.json["certificates"] == done.json["certificates"]
@@ -197,8 +228,14 @@ def test_a_backup_under_load_is_all_that_was_acknowledged_before_it_began(site: 
         daemon.stop()
 
 
-def test_an_old_backup_does_not_bring_back_crl_numbers_codes_and_orders(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_an_old_backup_does_not_bring_back_crl_numbers_and_codes(site: Site, tmp_path: Path, kind: str) -> None:
     """What came after the backup is lost, but nothing is given out twice because of that."""
+    with empty(kind, tmp_path) as url:
+        _restore_an_old_one(use(site, url), tmp_path)
+
+
+def _restore_an_old_one(site: Site, tmp_path: Path) -> None:
     site.code("old", uses=5)
     with site.serve() as daemon:
         enroll(daemon, EE.with_code("old", SECRET), "CN=one")
@@ -208,7 +245,7 @@ def test_an_old_backup_does_not_bring_back_crl_numbers_codes_and_orders(site: Si
         latest = number_of(crl(daemon))
         refused = run(site, "restore", "--force", tmp_path / "old")
         assert (refused.status, refused.out) == (1, "")
-        assert f"is open: process {daemon.process.pid} (" in refused.err
+        assert f"is open: process {daemon.process.pid} (" in refused.err or "is in use by cmpd at 127" in refused.err
         daemon.stop()
     done = run(site, "restore", tmp_path / "old")
     assert done.status == 1
@@ -221,6 +258,8 @@ def test_an_old_backup_does_not_bring_back_crl_numbers_codes_and_orders(site: Si
         assert number_of(crl(daemon)) > latest
         daemon.stop()
     assert site.store(lambda store: store.codes())[0].revoked
+    if done.json["replaced"] is None:  # a file can be kept beside, a database cannot
+        return
     # the former database is whole, and can take its place again
     replaced = Path(done.json["replaced"])
     assert stat.S_IMODE(replaced.stat().st_mode) == 0o600
@@ -490,6 +529,92 @@ def test_a_first_copy_beside_a_daemon_is_finished_without_it(site: Site, tmp_pat
     written = {one["table"]: one["written"] for one in done.json["tables"]}
     assert (written["certificate"], written["enrollment_code"], written["device"]) == (2, 1, 0)
     assert rows_of(target) == rows_of(site.folder / "cmpd.db")
+
+
+def test_a_copy_to_postgresql_that_is_killed_goes_on_and_serves(filled: Site, tmp_path: Path) -> None:
+    """A client that enrolled on SQLite renews on PostgreSQL; what it asked there is answered as it was."""
+    site = filled.copy(tmp_path / "cmpd")
+    with site.serve() as daemon:
+        request, reply, certificate, key = enroll(daemon, EE.with_code("many", SECRET), "CN=mover")
+        daemon.stop()
+    site.store(lambda store: store.import_devices("device", [Device("", "ä", NOW, "a\0b"), Device("", "Z", NOW)]))
+    with postgres.empty() as url:
+        arguments = ("copy", "--to", url, "--json")
+
+        def certificates() -> int:
+            try:
+                return int(postgres.query(url, "SELECT count(*) FROM certificate")[0][0])
+            except asyncpg.UndefinedTableError:
+                return 0
+
+        process = subprocess.Popen(command(site, *arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if 0 < certificates() < 6000:
+                process.send_signal(signal.SIGKILL)
+                process.wait(WAIT)
+        assert process.returncode == -signal.SIGKILL, "it was faster than the test"
+        half = use(site.copy(tmp_path / "half"), url)
+        refused = subprocess.run(
+            [sys.executable, "-m", "cmpd", "serve", "--config", str(half.config)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (refused.returncode, "is not all there" in refused.stderr) == (1, True)
+        assert run(half, "status").status == 1
+        assert run(half, "backup", tmp_path / "backup").status == 1
+        other_key = site.copy(tmp_path / "other-key")
+        done = run(site, *arguments)
+        assert done.status == 0, done.err
+        tables = {one["table"]: one for one in done.json["tables"]}
+        assert 0 < tables["certificate"]["written"] < tables["certificate"]["rows"] == 6001
+
+        # and back
+        back = tmp_path / "back.db"
+        assert run(half, "copy", "--to", f"sqlite:///{back}").status == 0
+        ours, theirs = rows_of(site.folder / "cmpd.db"), rows_of(back)
+        differing = set(ours["device"]) ^ set(theirs["device"])
+        assert {(row[1], row[2]) for row in differing} == {("ä", "a\0b"), ("ä", "a\ufffdb")}
+        del ours["device"], theirs["device"]
+        assert ours == theirs
+
+        with half.serve() as daemon:
+            assert daemon.ask(request) == reply
+            ee = EE.with_certificate(key, certificate.public_bytes(Encoding.DER))
+            renewal = ee.kur(subject=certificate.subject.rfc4514_string())
+            answer = ee.read(daemon.ask(ee.seal(renewal)), renewal)
+            assert answer.type is BodyType.kup
+            assert answer.fail_info is None, answer.text
+            enroll(daemon, EE.with_code("many", SECRET), "CN=after")
+            daemon.stop()
+        assert half.used("many") == 2
+        assert len(half.certificates(profile="device", status=CertificateStatus.valid)) > 1000
+        assert run(half, "stats", "--json").json["tables"][0]["name"] == "certificate"
+        (other_key.folder / "secrets" / "store.key").write_text("A" * 43 + "=")
+        assert "is not the key" in run(other_key, "copy", "--to", f"sqlite:///{tmp_path}/none.db").err
+
+
+def test_status_of_postgresql(site: Site, tmp_path: Path) -> None:
+    with postgres.empty() as url:
+        use(site, url)
+        found = run(site, "status", "--json")
+        assert found.status == 1
+        assert "there is no store; `cmpd store migrate` makes a new one" in found.err
+        assert "would make a new store" in run(site, "migrate", "--dry-run").out
+        assert "made a new store" in run(site, "migrate").out
+        assert "nothing to do" in run(site, "migrate").out
+        with site.serve() as daemon:
+            found = run(site, "status", "--json")
+            assert found.status == 0, found.err
+            assert found.json["holders"][0]["name"].startswith("cmpd at 127.0.0.1 as postgres")
+            assert (found.json["kind"], found.json["pending"], found.json["role"]) == ("postgresql", 0, "postgres")
+            assert found.json["size"] > 10_000
+            daemon.stop()
+        assert run(site, "status").out.startswith("store ")
+        use(site, "postgresql://postgres@127.0.0.1:1/none")
+        found = run(site, "status", "--json")
+        assert found.status == 1
+        assert "cannot be reached" in found.err
 
 
 def test_what_cannot_be_copied(site: Site, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ class Shelf(Protocol):
     async def set_note(self, name: str, value: bytes | str | int | None) -> None:
         """Set a value of the table `store`, or remove it."""
 
-    def fit(self, rows: list[Row]) -> list[Row]:
-        """Rows as this store can keep them."""
+    def fit(self, table: Table, rows: list[Row]) -> list[Row]:
+        """Rows as this store can keep them. Raises `StoreRefused` when it cannot."""
 
     async def finish(self) -> None:
         """Have new rows get numbers above those that are there."""
@@ -124,10 +124,11 @@ async def synchronise(source: Shelf, target: Shelf, table: Table, report: Report
     total = await source.count(table)
     width = len(table.key)
     last = await source.last(table)
+    target.fit(table, [] if last is None else [last])
     await target.replace(table, last, None, ())  # what the source no longer has; it might be in the way
     written = done = 0
     after: Row | None = None
-    while rows := target.fit(await source.rows(table, after, None, STRETCH)):
+    while rows := target.fit(table, await source.rows(table, after, None, STRETCH)):
         upto = rows[-1][:width]
         if await target.rows(table, after, upto, STRETCH + 1) != rows:
             await target.replace(table, after, upto, rows)
@@ -144,7 +145,7 @@ async def digest(shelf: Shelf, table: Table, report: Report, *, of: Shelf | None
     digest = hashlib.sha256()
     after: Row | None = None
     done = 0
-    while rows := (of or shelf).fit(await shelf.rows(table, after, None, STRETCH)):
+    while rows := (of or shelf).fit(table, await shelf.rows(table, after, None, STRETCH)):
         digest.update("".join(map(repr, rows)).encode())
         after = rows[-1][: len(table.key)]
         done += len(rows)

@@ -6,6 +6,7 @@ Texts are in the order of their octets, as SQLite has them, whatever the databas
 from collections.abc import Sequence
 from typing import Any
 
+from cmpd.store import StoreRefused
 from cmpd.store.copying import Row, Table
 from cmpd.store.postgres.connections import fitting
 
@@ -99,8 +100,15 @@ class PostgresShelf:
             octets,
         )
 
-    def fit(self, rows: list[Row]) -> list[Row]:
-        """See `copying.Shelf`. Texts have no NUL here."""
+    def fit(self, table: Table, rows: list[Row]) -> list[Row]:
+        """See `copying.Shelf`. Texts have no NUL here, and those of a key cannot be changed."""
+        for row in rows:
+            for column, value in zip(table.key, row, strict=False):
+                if fitting(value) != value:
+                    raise StoreRefused(
+                        f"{self._place}: table {table.name}: {column} {value!r} has a NUL, which PostgreSQL cannot"
+                        " keep; remove or rename it"
+                    )
         return [tuple(map(fitting, row)) for row in rows]
 
     async def finish(self) -> None:

@@ -77,8 +77,9 @@ class SQLiteShelf:
         else:
             self._connection.execute("INSERT OR REPLACE INTO store (name, value) VALUES (?, ?)", (name, value))
 
-    def fit(self, rows: list[Row]) -> list[Row]:
+    def fit(self, table: Table, rows: list[Row]) -> list[Row]:
         """See `copying.Shelf`. SQLite keeps whatever there is."""
+        del table
         return rows
 
     async def finish(self) -> None:
