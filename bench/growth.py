@@ -4,11 +4,18 @@ A store is filled by SQL with certificates of three years, their seats and keys,
 refusals and orders; then the real daemon serves from it and is measured as `python -m bench` does.
 """
 
+import argparse
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +26,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from bench.server import MAC_PROFILE
+from bench.load import LoadProcess, Work, median
+from bench.server import MAC_PROFILE, PEOPLE_PROFILE, Daemon, disk_folder
 
 YEARS = 3
 DAY = 86400
@@ -215,3 +223,78 @@ def _others(connection: sqlite3.Connection, certificates: int, now: int) -> None
         " findings) VALUES (?, 'device', 'ir', ?, 'code:1', '192.0.2.1', 'badRequest', 'no', '', '[]')",
         ((now - 500 + count, os.urandom(16).hex()) for count in range(500)),
     )
+
+
+# Measuring
+
+
+def _work(daemon: Daemon, profile: str, transactions: int, clients: int) -> Work:
+    reference, secret = daemon.codes[profile]
+    return Work(
+        port=daemon.port,
+        server_pid=daemon.pid,
+        transactions=transactions,
+        warm_up=max(clients, transactions // 10),
+        clients=clients,
+        person=profile == PEOPLE_PROFILE,
+        mac_path=daemon.path(profile),
+        reference=reference,
+        secret=secret,
+        chain=daemon.chain,
+    )
+
+
+def _crl_seconds(daemon: Daemon) -> tuple[float, int]:
+    """How long the first CRL takes, and its size."""
+    began = time.perf_counter()
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}/crl/local.crl", timeout=600) as answer:
+        size = len(answer.read())
+    return time.perf_counter() - began, size
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill stores of all sizes, then measure them by turns."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--sizes", default="10000,1000000", help="certificates (default 10000,1000000)")
+    parser.add_argument("--transactions", type=int, default=2000, help="a round (default 2000)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--dir", type=Path, help="where the stores go: 1 GB for a million (default: on a disk)")
+    options = parser.parse_args(argv)
+    sizes = [int(size) for size in options.sizes.split(",")]
+    folder = Path(tempfile.mkdtemp(prefix="cmpd-growth-", dir=options.dir or disk_folder()))
+    cpu: dict[tuple[str, int], list[float]] = {}
+    try:
+        with ExitStack() as stack:
+            load = stack.enter_context(LoadProcess())
+            daemons = {}
+            for size in sizes:
+                place = folder / str(size)
+                daemon = stack.enter_context(Daemon(place))
+                daemon.stop()
+                began = time.perf_counter()
+                fill(place / "cmpd.db", size, datetime.now(UTC))
+                took = time.perf_counter() - began
+                octets = (place / "cmpd.db").stat().st_size
+                daemon.start()
+                daemons[size] = daemon
+                print(f"{size:>12,} certificates: {octets / 1e6:,.0f} MB, filled in {took:.0f} s", flush=True)
+            for _ in range(options.rounds):
+                for profile in (MAC_PROFILE, PEOPLE_PROFILE):
+                    for size, daemon in daemons.items():
+                        done = load.perform(_work(daemon, profile, options.transactions, options.clients))
+                        cpu.setdefault((profile, size), []).append(done.server_cpu / done.transactions * 1e6)
+            print(f"\n{'':<24}" + "".join(f"{size:>14,}" for size in sizes))
+            for profile, what in ((MAC_PROFILE, "PBM ir + certConf"), (PEOPLE_PROFILE, "the same, with a seat")):
+                figures = "".join(f"{median(cpu[profile, size]):>11.0f} µs" for size in sizes)
+                print(f"{what:<24}{figures}   server CPU a transaction, the middle of {options.rounds}")
+            crls = [_crl_seconds(daemon) for daemon in daemons.values()]
+            print(f"{'the first CRL':<24}" + "".join(f"{seconds * 1000:>11.0f} ms" for seconds, _ in crls))
+            print(f"{'':<24}" + "".join(f"{octets / 1000:>11.0f} kB" for _, octets in crls), flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
