@@ -136,7 +136,7 @@ def _certificates(connection: sqlite3.Connection, number: int, begin: int, now: 
             profile = RARE if count < 12 else PROFILES[count % len(PROFILES)]
             issued = begin + (now - begin) * count // number
             name = f"device-{count // PER_SEAT:08d}"
-            is_revoked = count % 100 == 7
+            is_revoked = count % 101 == 7
             revoked += is_revoked
             key = (profile, issued // DAY)
             per_day[key] = per_day.get(key, 0) + 1
@@ -148,7 +148,7 @@ def _certificates(connection: sqlite3.Connection, number: int, begin: int, now: 
                 issued + VALIDITY,
                 mine[16:32],
                 issued + DAY if is_revoked else None,
-                (1 if count % 5000 == 7 else 4) if is_revoked else None,
+                (1 if revoked % 50 == 0 else 4) if is_revoked else None,
                 hashlib.sha256(template.spki + point).digest(),
                 template.der(serial, name.encode(), point),
                 name,

@@ -3,21 +3,30 @@
 Everything that a server asks of its store is asked here once, and the database says how it would look each of it up.
 """
 
+import asyncio
 import inspect
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import growth
 from cmpd.exchange import CertificateStatus, OrderState, RevocationReason, TransactionState
 from cmpd.ports import Conditions, OrderStore, Revocation, Store
-from cmpd.store import AdminStore
+from cmpd.store import AdminStore, Database, open_store
+from cmpd.store.copying import copy
+from cmpd.store.postgres.upkeep import PostgresUpkeep
+from cmpd.store.schema import open_database
+from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite import SQLiteStore
+from cmpd.store.sqlite.upkeep import SQLiteUpkeep
+from tests import postgres
 from tests.contract.orders import come, deliver, intend, order, waiting
 from tests.contract.store import (
     KEY,
@@ -33,6 +42,8 @@ from tests.contract.store import (
 
 ALL = Conditions(new_key=True, alone_in_seat=True, per_seat=3, per_day=100, updates=7)
 DAY = timedelta(days=1)
+LATER = NOW + 100 * DAY
+FAR = NOW + 100_000 * DAY
 SERVED = frozenset(
     name
     for port in (Store, OrderStore)
@@ -46,8 +57,10 @@ PASSING = frozenset({"g", "subquery"})
 """What another step of the same plan has found."""
 
 
-async def serve(store: AdminStore) -> set[str]:
-    """Ask for everything that a server asks for; the names of the calls."""
+async def serve(
+    store: AdminStore, forget: datetime = LATER, prune: datetime = FAR, orders: datetime = LATER
+) -> set[str]:
+    """Ask for everything that a server asks for; the names of the calls. What is older than the times is deleted."""
     asked: set[str] = set()
 
     class Asked:
@@ -113,8 +126,8 @@ async def serve(store: AdminStore) -> set[str]:
     late = await intend(store)
     await deliver(asking, late.transaction_id, TransactionState.waiting, first=True)
     # sweeps
-    await asking.forget(NOW + 100 * DAY)
-    await asking.prune(certificates=NOW + 100_000 * DAY, orders=NOW + 100 * DAY, counters=NOW + 100 * DAY)
+    await asking.forget(forget)
+    await asking.prune(certificates=prune, orders=orders, counters=NOW - DAY)
     await asking.size()
     await asking.ready()
     return asked | {"close"}
@@ -226,3 +239,80 @@ async def test_the_list_of_revoked_certificates_is_in_an_index(store: SQLiteStor
     steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
     connection.close()
     assert "USING COVERING INDEX revoked_certificate" in steps[0]
+
+
+# PostgreSQL decides by what it knows of the rows, so there must be some; and it counts what it has read.
+
+CERTIFICATES = 20_000
+BEGIN = NOW - growth.YEARS * 365 * DAY
+"""The first of them was issued then."""
+_READ = """
+SELECT t.relname::text, t.seq_tup_read::int, coalesce(sum(i.idx_tup_read), 0)::int
+  FROM pg_stat_user_tables t LEFT JOIN pg_stat_user_indexes i USING (relid)
+ WHERE t.schemaname = current_schema() GROUP BY 1, 2
+"""
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[str]:
+    """The URL of a store that has grown."""
+    with postgres.empty() as url, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cmpd.db"
+        for connection in open_database(path, Sealing(KEY)):
+            connection.close()
+        growth.fill(path, CERTIFICATES, NOW)
+
+        async def fill() -> None:
+            reports = dict.fromkeys(("copy", "verify"), lambda *_: None)
+            ours, theirs = SQLiteUpkeep(path, KEY), PostgresUpkeep(url, KEY, Database())
+            async with ours.read(alone=True) as source, theirs.write() as target:
+                await copy(source, target, reports)
+
+        asyncio.run(fill())
+        postgres.query(url, "ANALYZE")
+        yield url
+
+
+def read(url: str) -> dict[str, tuple[int, int]]:
+    """How many rows have been read of each table: all of it at a time, and by its indexes."""
+    return {table: (whole, indexed) for table, whole, indexed in postgres.query(url, _READ)}
+
+
+async def test_postgresql_reads_no_table_for_a_request_or_a_sweep(filled: str, tmp_path: Path) -> None:
+    """Of twenty thousand certificates a few hundred are read in all: a CRL's, and what is deleted."""
+    before = read(filled)
+    store = await open_store(f"{filled}&enable_seqscan=off", base=tmp_path, key=KEY)
+    try:
+        asked = await serve(store, forget=NOW - timedelta(days=7), prune=BEGIN + 366 * DAY, orders=BEGIN + 2 * DAY)
+    finally:
+        await store.close()
+    assert asked >= SERVED
+    after = read(filled)
+    whole = {table: after[table][0] - before[table][0] for table in after}
+    assert {table: rows for table, rows in whole.items() if rows and table not in BOUNDED} == {}
+    indexed = after["certificate"][1] - before["certificate"][1]
+    assert 0 < indexed < CERTIFICATES // 10
+
+
+async def test_what_postgresql_reads_is_counted(filled: str, tmp_path: Path) -> None:
+    """The test above can fail."""
+    before = read(filled)
+    store = await open_store(filled, base=tmp_path, key=KEY)
+    await store._read("SELECT count(*) FROM certificate WHERE cert_req_id = ?", (7,))  # type: ignore[attr-defined]
+    await store.close()
+    after = read(filled)
+    assert after["certificate"][0] - before["certificate"][0] >= CERTIFICATES - 1000
+
+
+async def test_postgresql_reads_no_table_for_a_list_of_certificates(filled: str, tmp_path: Path) -> None:
+    """With the settings that a server has. At most it looks at all index entries of a profile, a fifth of them all."""
+    found = {}
+    for profile in (None, growth.RARE, "people"):
+        for status in (None, *CertificateStatus):
+            before = read(filled)
+            store = await open_store(filled, base=tmp_path, key=KEY)
+            await store.certificates(10, profile, status)
+            await store.close()
+            after = read(filled)
+            found[profile, status] = [after["certificate"][kind] - before["certificate"][kind] for kind in (0, 1)]
+    assert {which: rows for which, rows in found.items() if rows[0] or rows[1] > CERTIFICATES // 4} == {}
