@@ -168,12 +168,17 @@ def shared() -> str:
     if given:
         return given
     if _shared is None:
-        folder = Path(tempfile.mkdtemp(prefix="cmpd-postgres-"))
-        _shared = Server(folder)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        atexit.register(_shared.kill)
+        _shared = Server(Path(tempfile.mkdtemp(prefix="cmpd-postgres-")))
+        atexit.register(end)
         _shared.start()
     return _shared.url()
+
+
+def end() -> None:
+    """End the server of the run, if there is one."""
+    if _shared is not None:
+        _shared.kill()
+        shutil.rmtree(_shared.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -184,6 +189,29 @@ def empty() -> Iterator[str]:
     query(base, f"CREATE SCHEMA {schema}")
     yield f"{base}{'&' if '?' in base else '?'}search_path={schema}"
     query(base, f"DROP SCHEMA {schema} CASCADE")
+
+
+_kept: dict[bytes, str] = {}
+_TABLES = "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables WHERE schemaname = current_schema()"
+
+
+@contextlib.contextmanager
+def emptied(key: bytes) -> Iterator[str]:
+    """The same for stores with one key, a schema after the other's test: to empty its tables is faster."""
+    if os.environ.get("CMPD_TEST_POSTGRES"):
+        with empty() as url:
+            yield url
+        return
+    url = _kept.pop(key, "")
+    if not url:
+        with contextlib.ExitStack() as stack:
+            url = stack.enter_context(empty())
+            stack.pop_all()  # it goes with the server
+    yield url
+    ((tables,),) = query(url, f"{_TABLES} AND tablename <> 'store'")
+    if tables is not None:
+        query(url, f"TRUNCATE {tables} RESTART IDENTITY")
+    _kept[key] = url
 
 
 def _free_port() -> int:

@@ -157,10 +157,17 @@ class Connections:
         """Attempts that have begun and not ended."""
         self._idle = asyncio.Event()
         self._line = asyncio.Lock()
+        self.commits = 0
 
     async def fetch(self, statement: str, *parameters: object) -> "list[asyncpg.Record]":
         """One statement that only reads; tried again when the connection is lost. Raises `StoreUnavailable`."""
         return await self.attempt(lambda connection, _: connection.fetch(statement, *parameters))
+
+    async def commit(self, do: Callable[[Connection, bool], Awaitable[T]]) -> T:
+        """Attempt what commits, and count it."""
+        result = await self.attempt(do)
+        self.commits += 1
+        return result
 
     async def attempt(self, do: Callable[[Connection, bool], Awaitable[T]], *, unlimited: bool = False) -> T:
         """Do something that is one commit at most; again where another transaction or a lost connection is in the way.
@@ -251,9 +258,9 @@ class Connections:
             return result
 
         if contested is not None:
-            return await self.attempt(do)
+            return await self.commit(do)
         async with self._line:  # they would be in each other's way
-            return await self.attempt(do)
+            return await self.commit(do)
 
     async def _was_committed(self, connection: Connection, number: str) -> bool:
         """What has become of a transaction. Raises `StoreUnavailable` when the server cannot tell."""
