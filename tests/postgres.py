@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests: one for the whole run, an empty schema for each test; or one to be mistreated.
 
 with postgres.empty() as url:           the [store] url of an empty store, gone afterwards
-with postgres.Server(folder) as own:    a server of the test's own, on 127.0.0.1, running when it is entered
+with postgres.Server() as own:          a server of the test's own, on 127.0.0.1, running when it is entered
     own.url()                           the [store] url of its database
     own.kill()                          kill -9 of all its processes
     own.start()                         again, on the same port and the same data
@@ -42,13 +42,18 @@ _numbers = itertools.count(1)
 
 
 class Server:
-    """PostgreSQL on a free port of 127.0.0.1; its data are in `folder`."""
+    """PostgreSQL on a free port of 127.0.0.1; its data are in `folder`, else in one that goes with it.
 
-    def __init__(self, folder: Path, settings: Sequence[str] = ()) -> None:
+    Not in pytest's `tmp_path`: where tests run as root the server is another user, whom pytest shuts out.
+    """
+
+    def __init__(self, folder: Path | None = None, settings: Sequence[str] = (), *, durable: bool = False) -> None:
+        self._temporary = folder is None
+        folder = folder or Path(tempfile.mkdtemp(prefix="cmpd-postgres-"))
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = _free_port()
-        self._settings = (*_FAST, *settings)
+        self._settings = (*(() if durable else _FAST), *settings)
         self._made = PostgresServer(folder)
         self._made.ensure_pgdata_inited()
         self._user = self._made.system_user
@@ -59,7 +64,13 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it for good."""
         self.kill()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def pid(self) -> int:
@@ -168,7 +179,7 @@ def shared() -> str:
     if given:
         return given
     if _shared is None:
-        _shared = Server(Path(tempfile.mkdtemp(prefix="cmpd-postgres-")))
+        _shared = Server()
         atexit.register(end)
         _shared.start()
     return _shared.url()
@@ -177,8 +188,7 @@ def shared() -> str:
 def end() -> None:
     """End the server of the run, if there is one."""
     if _shared is not None:
-        _shared.kill()
-        shutil.rmtree(_shared.folder, ignore_errors=True)
+        _shared.close()
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ LOST = (
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.TargetServerAttributeNotMatched,
     OSError,
     TimeoutError,
@@ -78,7 +79,7 @@ REFUSED = (
 """It will not be otherwise until an operator has done something."""
 SERVERS = (asyncpg.QueryCanceledError, asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 """Nothing that one caller's values could be the reason of."""
-FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+FAULTS = (asyncpg.PostgresError, *LOST)
 """Whatever a statement may raise."""
 
 _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
@@ -91,7 +92,7 @@ _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ssl.SSLError,), "TLS: see sslmode, sslrootcert, sslcert and sslkey in [store] url"),
     ((asyncpg.InsufficientPrivilegeError,), "the role lacks a right that cmpd needs"),
     ((asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError), "has lost what cmpd has made in it"),
-    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError), "cannot be reached"),
+    (LOST, "cannot be reached"),
 )
 
 
@@ -215,7 +216,7 @@ class Connections:
         connection = await self.pool.acquire(timeout=max(deadline - monotonic(), 0.05))
         try:
             yield connection
-        except (TimeoutError, asyncio.CancelledError):
+        except (*LOST, asyncio.CancelledError):
             connection.terminate()
             raise
         finally:
