@@ -187,7 +187,7 @@ def _transactions(connection: sqlite3.Connection, certificates: int, now: int) -
 
 
 def _orders(connection: sqlite3.Connection, number: int, begin: int, now: int) -> None:
-    """Finished ones, whose transactions have gone, and a hundred that wait."""
+    """Finished ones, whose transactions have gone, and a hundred, or half of them, that wait."""
     approved = json.dumps({"version": 1, "rest": "x" * 1200})
     connection.executemany(
         "INSERT INTO cert_order (stamp, transaction_id, cert_req_id, profile, issuer, credential, spki_sha256, state,"
@@ -198,7 +198,7 @@ def _orders(connection: sqlite3.Connection, number: int, begin: int, now: int) -
                 os.urandom(16).hex(),
                 os.urandom(16),
                 os.urandom(32),
-                *(("ordered", 0) if count >= number - 100 else ("issued", 1)),
+                *(("ordered", 0) if count >= number - min(100, number // 2) else ("issued", 1)),
                 *(begin + (now - begin) * count // number,) * 3,
                 str(count),
                 approved,

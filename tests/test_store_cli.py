@@ -1,6 +1,7 @@
 """`cmpd store`, as an operator meets it, beside a daemon that issues."""
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench import growth
 from cmpd.asn1 import BodyType
-from cmpd.exchange import CertificateStatus, Device, RevocationReason
+from cmpd.exchange import CertificateStatus, Device, OrderState, RevocationReason
+from cmpd.store import AdminStore
 from cmpd.store.schema import MIGRATIONS
 from tests import postgres
+from tests.contract.orders import intend
 from tests.contract.store import NOW
 from tests.daemon import ROOT, SECRET, Daemon, Site
 from tests.ee import EE
@@ -334,6 +337,96 @@ def test_a_damaged_store_is_replaced_and_kept(site: Site, tmp_path: Path) -> Non
     assert done.status == 0, done.err
     assert Path(done.json["replaced"]).read_bytes() == b"x" * 8192
     assert [code.reference for code in site.store(lambda store: store.codes())] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_orders_about_to_be_placed_are_looked_for_after_a_restore(site: Site, tmp_path: Path, kind: str) -> None:
+    """They may have been placed since: nothing is ordered twice because of an old backup."""
+
+    async def place(store: AdminStore) -> dict[str, OrderState]:
+        found = {}
+        for state in (OrderState.intended, OrderState.submitting, OrderState.ordered, OrderState.held):
+            one = await intend(store, now=datetime.now(UTC).replace(microsecond=0))
+            if state is not OrderState.intended:
+                await store.move_order(replace(one, state=state, ticket="17"), seen=OrderState.intended)
+            found[one.stamp] = state
+        return found
+
+    async def look(store: AdminStore) -> dict[str, OrderState]:
+        due = await store.orders_due("upstream", datetime.now(UTC), 10)
+        assert {one.state for one in due} == {OrderState.unknown, OrderState.ordered}
+        return {one.stamp: one.state for one in await store.orders(10)}
+
+    placed = site.store(place)
+    assert run(site, "backup", tmp_path / "backup").status == 0
+    with empty(kind, tmp_path) as url:
+        use(site, url)
+        done = run(site, "restore", tmp_path / "backup", "--json")
+        assert done.status == 0, done.err
+        assert done.json["orders"] == 2
+        before = {OrderState.intended, OrderState.submitting}
+        assert site.store(look) == {
+            stamp: OrderState.unknown if state in before else state for stamp, state in placed.items()
+        }
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_backup_of_an_older_cmpd_is_migrated(site: Site, tmp_path: Path, kind: str) -> None:
+    old(site, 2)
+    done = run(site, "backup", tmp_path / "backup", "--json")
+    assert (done.status, done.json["schema"]) == (0, 2)
+    with empty(kind, tmp_path) as url:
+        use(site, url)
+        assert run(site, "restore", tmp_path / "backup").status == 0
+        found = run(site, "status", "--json")
+        assert (found.status, found.json["pending"]) == (0, 0)
+
+
+def test_a_terminal_shows_how_far_it_is(filled: Site, tmp_path: Path) -> None:
+    site = filled.copy(tmp_path / "cmpd")
+    ours, theirs = os.openpty()
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            command(site, "copy", "--to", f"sqlite:///{tmp_path}/target.db"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        )
+        os.close(theirs)
+        while True:
+            try:
+                some = terminal.read(4096)
+            except OSError:  # so Linux says that the other end is closed
+                break
+            if not some:
+                break
+            shown += some
+        assert process.wait(WAIT) == 0
+    assert b"copy certificate" in shown
+    assert b"6000/6000" in shown
+    assert b"verify certificate" in shown
+
+
+def test_a_daemon_deletes_what_is_kept_long_enough(filled: Site, tmp_path: Path) -> None:
+    site = filled.copy(tmp_path / "cmpd")
+    text = site.config.read_text()
+    site.config.write_text(text.replace("[store]", '[store]\ncertificate_retention = "1y"\norder_retention = "1y"'))
+    before = {one["name"]: one for one in run(site, "stats", "--json").json["retention"]}
+    assert before["certificate"]["due_now"] > 1000
+    with site.serve() as daemon:
+        deleted = daemon.until("old records deleted")
+        status, metrics = daemon.admin_get("/metrics")
+        daemon.stop()
+    assert status == 200
+    (size,) = [line for line in metrics.decode().splitlines() if line.startswith("cmpd_store_size_bytes ")]
+    assert float(size.split()[1]) > 1_000_000
+    assert deleted["certificates"] == before["certificate"]["due_now"]
+    assert deleted["orders"] == before["cert_order"]["due_now"] > 10
+    after = {one["name"]: one for one in run(site, "stats", "--json").json["retention"]}
+    assert (after["certificate"]["due_now"], after["cert_order"]["due_now"]) == (0, 0)
+    assert after["certificate"]["next"] > before["certificate"]["next"]
 
 
 # Status and migration

@@ -163,12 +163,8 @@ async def _copy(ours: Upkeep, theirs: Upkeep, progress: Progress, *, allow_runni
             " --allow-running makes a first copy meanwhile, which is finished by the same command without it"
         )
 
-    def report(what: str) -> copying.Report:
-        return lambda table, done, total: progress(f"{what} {table}", done, total)
-
     async with ours.read(alone=not allow_running) as source, theirs.write() as target:
-        reports = {"copy": report("copy"), "verify": report("verify")}
-        return await copying.copy(source, target, reports, finish=not allow_running)
+        return await copying.copy(source, target, progress, finish=not allow_running)
 
 
 def stats(path: Path, *, json: bool) -> None:

@@ -7,8 +7,9 @@ unfinished all the while, and no daemon serves from it.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from cmpd.store import StoreRefused
@@ -93,6 +94,7 @@ class Copied:
 
 
 Report = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and how much it is in all."""
 
 
 async def begin(source: Shelf, target: Shelf, *, columns: bool = True) -> None:
@@ -153,18 +155,19 @@ async def digest(shelf: Shelf, table: Table, report: Report, *, of: Shelf | None
     return done, digest.hexdigest()
 
 
-async def copy(source: Shelf, target: Shelf, report: Mapping[str, Report], *, finish: bool = True) -> list[Copied]:
+async def copy(source: Shelf, target: Shelf, report: Report, *, finish: bool = True) -> list[Copied]:
     """Copy everything, and compare. Raises `StoreRefused` when the sides are not equal in the end.
 
-    `report["copy"]` and `report["verify"]` hear how far it is. Without `finish` the target stays marked.
+    Without `finish` the target stays marked.
     """
+    copying, verifying = partial(_report, report, "copy"), partial(_report, report, "verify")
     await begin(source, target)
-    written = {table.name: await synchronise(source, target, table, report["copy"]) for table in TABLES}
+    written = {table.name: await synchronise(source, target, table, copying) for table in TABLES}
     await target.finish()
     found = []
     for table in TABLES:
-        ours = await digest(source, table, report["verify"], of=target)
-        theirs = await digest(target, table, report["verify"])
+        ours = await digest(source, table, verifying, of=target)
+        theirs = await digest(target, table, verifying)
         if ours != theirs:
             raise StoreRefused(
                 f"{target.place}: table {table.name} has {theirs[0]} rows with SHA-256 {theirs[1]}, and {ours[0]} with"
@@ -174,3 +177,7 @@ async def copy(source: Shelf, target: Shelf, report: Mapping[str, Report], *, fi
     if finish:
         await target.set_note(UNFINISHED, None)
     return found
+
+
+def _report(report: Report, what: str, table: str, done: int, total: int) -> None:
+    report(f"{what} {table}", done, total)

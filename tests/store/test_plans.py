@@ -21,6 +21,7 @@ from cmpd.exchange import CertificateStatus, OrderState, RevocationReason, Trans
 from cmpd.ports import Conditions, OrderStore, Revocation, Store
 from cmpd.store import AdminStore, Database, open_store
 from cmpd.store.copying import copy
+from cmpd.store.maintenance import no_progress
 from cmpd.store.postgres.upkeep import PostgresUpkeep
 from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing
@@ -263,10 +264,9 @@ def filled() -> Iterator[str]:
         growth.fill(path, CERTIFICATES, NOW)
 
         async def fill() -> None:
-            reports = dict.fromkeys(("copy", "verify"), lambda *_: None)
             ours, theirs = SQLiteUpkeep(path, KEY), PostgresUpkeep(url, KEY, Database())
             async with ours.read(alone=True) as source, theirs.write() as target:
-                await copy(source, target, reports)
+                await copy(source, target, no_progress)
 
         asyncio.run(fill())
         postgres.query(url, "ANALYZE")

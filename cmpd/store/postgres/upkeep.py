@@ -171,7 +171,7 @@ class PostgresUpkeep:
                         connection.execute("BEGIN")
                         migrate_sqlite(connection, self._sealing())
                         connection.execute("COMMIT")
-                        await copying.copy(source, SQLiteShelf(part, connection), _reports(progress))
+                        await copying.copy(source, SQLiteShelf(part, connection), progress)
                         return seal(connection, part, now, progress)
                 except sqlite3.Error as error:
                     raise sqlite_unavailable(part, error) from error
@@ -200,7 +200,7 @@ class PostgresUpkeep:
                             await target.set_note(UNFINISHED, mark)
                         else:
                             await self._refuse_filled(target)
-                        await copying.copy(SQLiteShelf(part, connection), target, _reports(progress))
+                        await copying.copy(SQLiteShelf(part, connection), target, progress)
             except sqlite3.Error as error:
                 raise sqlite_unavailable(part, error) from error
         return restored
@@ -271,13 +271,6 @@ class PostgresUpkeep:
         finally:
             if connection is not None:
                 await connection.close()
-
-
-def _reports(progress: Progress) -> dict[str, copying.Report]:
-    return {
-        what: lambda table, done, total, what=what: progress(f"{what} {table}", done, total)  # type: ignore[misc]  # a default
-        for what in ("copy", "verify")
-    }
 
 
 async def _version(connection: Connection) -> int | None:
