@@ -1,7 +1,9 @@
 """`cmpd store`, as an operator meets it, beside a daemon that issues."""
 
+import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -25,8 +27,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from bench import growth
 from cmpd.asn1 import BodyType
 from cmpd.exchange import CertificateStatus, Device, OrderState, RevocationReason
-from cmpd.store import AdminStore
+from cmpd.settings import Settings
+from cmpd.store import AdminStore, StoreRefused
 from cmpd.store.schema import MIGRATIONS
+from cmpd.store.sqlite.upkeep import SQLiteUpkeep
 from tests import postgres
 from tests.contract.orders import intend
 from tests.contract.store import NOW
@@ -282,6 +286,37 @@ def test_a_backup_overwrites_nothing(site: Site, tmp_path: Path) -> None:
     missing = run(site, "backup", tmp_path / "no" / "folder")
     assert "cannot be written: No such file or directory" in missing.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cmpd", "link", "there"]
+
+
+def test_a_full_disk_leaves_no_backup_and_no_half_of_one(filled: Site, tmp_path: Path) -> None:
+    """Files may have 100 kB here: the first write beyond that fails, as on a disk that is full."""
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    limited = f"ulimit -f 200; exec {shlex.join(command(filled, 'backup', folder / 'backup'))}"
+    done = subprocess.run(["/bin/sh", "-c", limited], cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the file system" in done.stderr
+    assert list(folder.iterdir()) == []
+    assert run(filled, "status").status == 0
+    assert run(filled, "backup", folder / "backup").status == 0
+
+
+def test_a_store_that_is_open_is_not_replaced_where_nobody_tells_by_whom(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no list of locks, SQLite is asked."""
+    assert run(site, "backup", tmp_path / "backup").status == 0
+    upkeep = SQLiteUpkeep(site.folder / "cmpd.db", Settings.load(site.config).store.key())
+    monkeypatch.setattr("cmpd.store.sqlite.upkeep._holders", lambda _: None)
+
+    def restore() -> None:
+        asyncio.run(upkeep.restore(tmp_path / "backup", NOW, ("local",), force=True))
+
+    with site.serve() as daemon:
+        with pytest.raises(StoreRefused, match="is open in another process"):
+            restore()
+        daemon.stop()
+    restore()
 
 
 def test_a_backup_says_what_belongs_to_it(site: Site, tmp_path: Path) -> None:

@@ -203,6 +203,8 @@ class SQLiteUpkeep:
         if holders:
             who = ", ".join(f"process {holder.pid} ({holder.name})" for holder in holders)
             raise StoreRefused(f"{self._path}: is open: {who}; stop it first")
+        if self._path.exists() and _is_open(self._path):
+            raise StoreRefused(f"{self._path}: is open in another process; stop it first")
 
     def _refuse_filled(self, *, force: bool) -> None:
         if force or not self._path.exists():
@@ -248,6 +250,8 @@ class SQLiteUpkeep:
     @asynccontextmanager
     async def read(self, *, alone: bool) -> AsyncIterator[Shelf]:
         """See `maintenance.Upkeep`. The schema must be up to date."""
+        if alone:
+            self._refuse_in_use(await self.holders())
         with self._connected(write=alone) as connection:
             refuse_foreign(self._path, connection)
             version = pragma(connection, "user_version")
@@ -328,6 +332,18 @@ def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
             raise
         return {}
     return dict(rows)
+
+
+def _is_open(path: Path) -> bool:
+    """Whether another process has a database open: then it cannot be had for oneself alone."""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            return primary_code(error) == sqlite3.SQLITE_BUSY
+    return False
 
 
 def _holders(path: Path) -> tuple[Holder, ...] | None:
