@@ -76,15 +76,18 @@ async def _ask(
     word = reason_word(config, reason)
     comments = f"cmpd: certificate {mark}, {reason}"
     outcome = await client.revoke(which, word=word, comments=comments)
-    if isinstance(outcome, Refused) and word is not None and not outcome.of_key and outcome.status == 400:
-        logger.warning(
-            "certificate %s: %s as a reason is refused (%s); without one now; set revocation_reasons in [issuers.%s]",
-            mark,
-            word,
-            outcome,
-            certificate.issuer,
-        )
-        outcome = await client.revoke(which, comments=comments)
+    if isinstance(outcome, Refused) and word is not None and outcome.status == 400:
+        plain = await client.revoke(which, comments=comments)
+        if isinstance(plain, Done):
+            logger.warning(
+                "certificate %s is asked to be revoked without a reason, for %s as a reason is refused (%s);"
+                " set revocation_reasons in [issuers.%s]",
+                mark,
+                word,
+                outcome,
+                certificate.issuer,
+            )
+            outcome = plain
     match outcome:
         case Refused():
             if outcome.of_key:
@@ -158,13 +161,13 @@ async def _find(client: CertCentralClient, certificate: IssuedCertificate, info:
     own = _serial(info.serial_number) == certificate.serial
     if info.status.lower() == _REVOKED:
         return _Found(True, info.revocation_reason, info.certificate_id if own else None)
-    if own:
+    if own and (info.certificate_status == _REVOKED or ":" not in certificate.ticket):
         return _Found(info.certificate_status == _REVOKED, info.revocation_reason, info.certificate_id)
     for row in (*await client.reissues(info.order_id), *await client.duplicates(info.order_id)):
         if _serial(answers.text(row.get("serial_number"))) == certificate.serial:
             is_revoked = answers.text(row.get("status")).lower() == _REVOKED
             return _Found(is_revoked, answers.text(row.get("revocation_reason")), answers.number(row.get("id")))
-    return None
+    return _Found(False, number=info.certificate_id) if own else None
 
 
 def _serial(text: str) -> int | None:
