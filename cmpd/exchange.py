@@ -195,7 +195,7 @@ class OutsideRevocation:
     due: datetime
     """When something is to be done about it next."""
     attempts: int = 0
-    """How many steps it has taken; a change is kept only by whoever saw the latest."""
+    """How often it was taken up; a change is kept only by whoever took it up last."""
     ticket: str = ""
     """The issuer's name for what was asked; empty until it has one."""
     private: str = ""

@@ -44,6 +44,8 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 5.0, 3600.0
 """Between two attempts for one certificate, in seconds: twice as long each time."""
 UNAVAILABLE_SECONDS = 300.0
 """The longest pause for an issuer that cannot be reached."""
+CLAIM_SECONDS = 20.0
+"""So long other processes leave a certificate alone that one has taken up, and that it may have died with."""
 UNCOLLECTED_SECONDS = 60.0
 """How often it is looked for certificates that nobody collects."""
 OVERLAP = timedelta(minutes=15)
@@ -157,8 +159,12 @@ class RevocationDesk:
     # ------------------------------------------------------------------------------------------ what is due over there
 
     async def _revoke(self, name: str, issuer: Revoker, certificate: IssuedCertificate) -> None:
-        seen = certificate.outside
-        assert seen is not None
+        unclaimed = certificate.outside
+        assert unclaimed is not None
+        until = self.clock() + timedelta(seconds=CLAIM_SECONDS)
+        seen = replace(unclaimed, due=until, attempts=unclaimed.attempts + 1)
+        if not await self.store.move_outside(certificate.serial, seen, seen=unclaimed):
+            return  # another process has it
         try:
             asked = await issuer.revoke(certificate)
         except RevocationRefused as error:
@@ -186,7 +192,7 @@ class RevocationDesk:
             await self._move(certificate, seen, OutsideState.asked, due, ticket=asked, private=private, outcome=outcome)
 
     def _pause(self, attempts: int) -> float:
-        return min(SHORTEST_PAUSE * 2.0 ** min(attempts, 20), LONGEST_PAUSE) * (0.75 + self.chance() / 4)
+        return min(SHORTEST_PAUSE * 2.0 ** min(attempts - 1, 20), LONGEST_PAUSE) * (0.75 + self.chance() / 4)
 
     async def _move(
         self,
@@ -203,7 +209,6 @@ class RevocationDesk:
             seen,
             state=state,
             due=due or self.clock(),
-            attempts=seen.attempts + 1,
             ticket=seen.ticket if ticket is None else ticket,
             private=private,
         )

@@ -14,7 +14,7 @@ from cmpd.exchange import CertificateStatus, IssuedCertificate, OutsideState, Re
 from cmpd.issuers.local import LocalIssuer
 from cmpd.observe import Metrics
 from cmpd.ports import IssuerUnavailable, Revocation, RevocationRefused, StoreUnavailable
-from cmpd.revoking import BATCH, LONGEST_PAUSE, OVERLAP, RevocationDesk
+from cmpd.revoking import BATCH, CLAIM_SECONDS, LONGEST_PAUSE, OVERLAP, RevocationDesk
 from tests.contract.orders import come, intend
 from tests.orders import RevokingCA
 from tests.world import World
@@ -103,13 +103,13 @@ async def test_what_is_due_is_done_and_told(office: Office, caplog: pytest.LogCa
 async def test_an_answer_that_is_lost_with_the_process(office: Office) -> None:
     """It has been revoked, the process dies before that is kept: another asks again, and nothing is done twice."""
     serial = await office.due()
-    store, office.desk.store = office.world.store, cast("revoking.RevocationStore", _Dying(office.world))
+    office.desk.store = cast("revoking.RevocationStore", _Dying(office.world))
     with pytest.raises(StoreUnavailable):
         await office.desk.once("local")
     assert office.ca.revocations == 1
     assert await office.state(serial) is OutsideState.due
-    assert store is office.world.store
     office.restart()
+    office.world.clock.tick(seconds=CLAIM_SECONDS)
     await office.desk.once("local")
     assert await office.state(serial) is OutsideState.done
     assert (office.ca.asked, office.ca.revocations) == ([serial, serial], 1)
@@ -117,15 +117,19 @@ async def test_an_answer_that_is_lost_with_the_process(office: Office) -> None:
 
 @dataclass
 class _Dying:
-    """A store that can be read, and keeps nothing any more."""
+    """A store that lets something be taken up, and then keeps nothing any more."""
 
     world: World
+    taken_up: bool = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.world.store, name)
 
-    async def move_outside(self, *_: object, **__: object) -> bool:
-        raise StoreUnavailable("gone")
+    async def move_outside(self, *arguments: Any, **more: Any) -> bool:
+        if self.taken_up:
+            raise StoreUnavailable("gone")
+        self.taken_up = True
+        return await self.world.store.move_outside(*arguments, **more)
 
 
 async def test_approval_is_asked_about_until_it_is_given(office: Office, caplog: pytest.LogCaptureFixture) -> None:
@@ -213,14 +217,49 @@ async def test_an_internal_error_hinders_nobody_else(office: Office) -> None:
     assert found.outside.due == office.world.clock() + timedelta(seconds=LONGEST_PAUSE)
 
 
-async def test_two_processes_keep_one_step(office: Office, caplog: pytest.LogCaptureFixture) -> None:
-    serial = await office.due()
+async def test_one_of_two_processes_asks(office: Office) -> None:
+    """Where somebody has to approve, two would be one too many."""
+    office.ca.asks = True
+    serials = [await office.due() for _ in range(10)]
     other = office.new_desk()
     await asyncio.gather(office.desk.once("local"), other.once("local"))
+    assert sorted(office.ca.asked) == sorted(serials)
+    assert office.outcomes == ["asked"] * 10
+
+
+async def test_what_a_dead_process_had_taken_up_is_taken_up_again(office: Office) -> None:
+    serial = await office.due()
+    office.ca.faults = [asyncio.CancelledError()]  # type: ignore[list-item]
+    with pytest.raises(asyncio.CancelledError):
+        await office.desk.once("local")
+    office.restart()
+    await office.desk.once("local")
+    assert office.ca.asked == [serial], "it may be at work still"
+    office.world.clock.tick(seconds=CLAIM_SECONDS)
+    await office.desk.once("local")
     assert await office.state(serial) is OutsideState.done
-    assert office.ca.revocations == 1
+
+
+async def test_a_slow_process_does_not_undo_what_a_fast_one_has_done(office: Office, monkeypatch: Any) -> None:
+    """One that is held up for longer than others leave it the certificate."""
+    serial = await office.due()
+    gate, original = asyncio.Event(), office.ca.revoke
+
+    async def slow(certificate: IssuedCertificate, /) -> str | None:
+        await gate.wait()
+        raise RevocationRefused("there is nothing to revoke")
+
+    monkeypatch.setattr(office.ca, "revoke", slow)
+    late = asyncio.get_running_loop().create_task(office.desk.once("local"))
+    await asyncio.sleep(0.1)
+    office.world.clock.tick(seconds=CLAIM_SECONDS)
+    monkeypatch.setattr(office.ca, "revoke", original)
+    await office.new_desk().once("local")
+    assert await office.state(serial) is OutsideState.done
+    gate.set()
+    await late
+    assert await office.state(serial) is OutsideState.done
     assert office.outcomes == ["done"]
-    assert "somebody else has moved it" in caplog.text
 
 
 async def test_what_nobody_collects_is_told(office: Office, caplog: pytest.LogCaptureFixture) -> None:

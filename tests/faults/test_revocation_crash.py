@@ -19,7 +19,7 @@ from tests.interop.test_openssl_certcentral import site_for
 
 MAIL = "/.well-known/cmp/p/mail"
 ADA = "ada@example.com"
-WAIT = 60
+WAIT = 120
 
 
 @pytest.fixture

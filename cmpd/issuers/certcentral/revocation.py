@@ -66,7 +66,14 @@ async def revoke(client: CertCentralClient, config: CertCentralConfig, certifica
     if info is not None and info.status.lower() == "reissue_pending":
         raise RevocationRefused(f"order {info.order_id} waits for a reissue: nothing of it can be revoked now", LATER)
     which = f"{certificate.serial:032x}" if found is None or found.number is None else found.number
-    return await _ask(client, config, certificate, which, mark)
+    try:
+        return await _ask(client, config, certificate, which, mark)
+    except RevocationRefused:
+        info = await _order(client, certificate)
+        found = None if info is None else await _find(client, certificate, info)
+        if found is not None and found.revoked:  # somebody was faster
+            return None
+        raise
 
 
 async def _ask(

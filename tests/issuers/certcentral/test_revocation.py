@@ -1,5 +1,6 @@
 """Certificates are revoked at CertCentral once, whatever gets lost; and those that others revoke there are found."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -158,6 +159,20 @@ async def test_a_call_that_was_not_done_is_made_again(
     assert there(central, one).revoked is None
     assert await issuer.revoke(one) is None
     assert there(central, one).revoked is not None
+
+
+async def test_somebody_is_faster(
+    issuer: CertCentralIssuer, connector: CertCentralConfig, client: CertCentralClient, central: CertCentral
+) -> None:
+    """Between the look and the call it is revoked in CertCentral's own pages."""
+    one = await ordered(client, connector)
+    central.faults.add("slow_commit", endpoint="revoke")
+    asking = asyncio.get_running_loop().create_task(issuer.revoke(one))
+    await asyncio.wait_for(central.faults.waiting.wait(), 30)
+    central.revoke(int(one.ticket))
+    central.faults.release()
+    assert await asking is None
+    assert there(central, one).revocation_reason == "unspecified", "it is theirs"
 
 
 @pytest.mark.parametrize("word", ["pending", "submitted"])
