@@ -41,10 +41,14 @@ _INSERT_CODE = (
     "INSERT INTO enrollment_code (profile, reference, sealed, uses, created, expires, valid_from, seat, subject, san,"
     " spki_sha256, is_global) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_INDEX_OF_STATUS = {
-    CertificateStatus.unconfirmed: " INDEXED BY unconfirmed_certificate",
-    CertificateStatus.revoked: " INDEXED BY revoked_certificate",
+_UNSETTLED = (" INDEXED BY unsettled_certificate", "c.status IN ('unconfirmed', 'kept')")
+_BY_STATUS = {
+    CertificateStatus.unconfirmed: _UNSETTLED,
+    CertificateStatus.kept: _UNSETTLED,
+    CertificateStatus.revoked: (" INDEXED BY revoked_certificate", "c.status = 'revoked'"),
+    CertificateStatus.valid: ("", "c.status = 'valid'"),
 }
+"""The index of all but the valid, which are nearly all; and the words that it has been made with."""
 _IS_TAKEN = "SELECT 1 FROM enrollment_code WHERE profile = ? AND reference = ?"
 
 _PUT_DEVICE = (
@@ -300,9 +304,9 @@ class Operators:
         """See `AdminStore`."""
         index, terms, parameters = "", [], []
         if status is not None:
-            # all but a few are valid; of the others there is an index each
-            index = _INDEX_OF_STATUS.get(status, "")
-            terms.append(f"c.status = '{status.value}'")
+            index, words = _BY_STATUS[status]
+            terms += [words, "c.status = ?"]
+            parameters.append(status.value)
         if profile is not None:
             terms.append("c.profile = ?")
             parameters.append(profile)

@@ -11,14 +11,22 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import growth
-from cmpd.exchange import CertificateStatus, OrderState, RevocationReason, TransactionState
-from cmpd.ports import Conditions, OrderStore, Revocation, Store
+from cmpd.exchange import (
+    CertificateStatus,
+    OrderState,
+    OutsideRevocation,
+    OutsideState,
+    RevocationReason,
+    TransactionState,
+)
+from cmpd.ports import Conditions, Named, OrderStore, OutsideStore, Revocation, Store
 from cmpd.store import AdminStore, Database, open_store
 from cmpd.store.copying import copy
 from cmpd.store.maintenance import no_progress
@@ -47,7 +55,7 @@ LATER = NOW + 100 * DAY
 FAR = NOW + 100_000 * DAY
 SERVED = frozenset(
     name
-    for port in (Store, OrderStore)
+    for port in (Store, OrderStore, OutsideStore)
     for name, member in vars(port).items()
     if inspect.iscoroutinefunction(member) and not name.startswith("_")
 ) | {"prune", "size"}
@@ -78,6 +86,9 @@ async def serve(
     await asking.issued(new, [one], code=code.id, now=NOW, conditions=[ALL])
     await asking.unmet("device", "seat", spki_sha256("b"), ALL, NOW)
     await asking.transaction(new.transaction_id)
+    for reference, is_global in ((b"ref", False), (b"none", True)):
+        named = Named("device", reference, is_global, (one.serial, 7))
+        await asking.look_up(new.transaction_id, partial(replace, named))
     await asking.code("device", b"ref")
     await asking.global_code("device")
     await asking.lock_code(code.id, until=NOW, locks=1)
@@ -122,7 +133,17 @@ async def serve(
     await asking.tickets("upstream")
     again = waiting()
     await asking.hand_over([order(again, stamp=placed.stamp)], again)
-    await come(asking, placed)
+    arrived = await asking.order(placed.stamp)
+    assert arrived is not None
+    await come(asking, arrived)
+    # over there
+    await asking.outside_due("upstream", NOW, 10)
+    over_there = OutsideRevocation(OutsideState.due, NOW)
+    await asking.move_outside(7, over_there, seen=over_there)
+    await asking.ordered_as("upstream", ["1", "2"], NOW)
+    await asking.uncollected("upstream", NOW + DAY, NOW, keep=True)
+    await asking.looked("upstream")
+    await asking.keep_look("upstream", NOW)
     await deliver(asking, again.transaction_id, TransactionState.unconfirmed, confirm_by=NOW)
     late = await intend(store)
     await deliver(asking, late.transaction_id, TransactionState.waiting, first=True)
@@ -210,12 +231,12 @@ async def test_sqlite_reads_no_table_for_a_list_of_certificates(store: SQLiteSto
     plans = Plans(store)
     with plans.traced():
         for profile in (None, "device"):
-            for status in (CertificateStatus.unconfirmed, CertificateStatus.revoked):
+            for status in set(CertificateStatus) - {CertificateStatus.valid}:
                 await store.certificates(10, profile, status)
         await store.certificates(10, "device")
         await store.certificates(10, "device", CertificateStatus.valid)
         await store.seat("device", "seat")
-    assert plans.scans("unconfirmed_certificate", "revoked_certificate") == []
+    assert plans.scans("revoked_certificate") == []
 
 
 async def test_deleting_a_transaction_looks_its_orders_up(store: SQLiteStore) -> None:
