@@ -61,6 +61,11 @@ def _ignore(issuer: str, outcome: str) -> None:
     """Nobody counts."""
 
 
+def _always(_issuer: str) -> bool:
+    """There is no other process."""
+    return True
+
+
 class Fate(enum.StrEnum):
     """What becomes of a certificate that its EE does not take."""
 
@@ -101,6 +106,8 @@ class RevocationDesk:
     """Those over there; others are passed over."""
     clock: Clock
     observe: Observe = _ignore
+    sees_to: Callable[[str], bool] = _always
+    """Whether this process works for an issuer, and not another one on the same store."""
     chance: Callable[[], float] = random.random
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -128,7 +135,7 @@ class RevocationDesk:
         while True:
             pause = IDLE_SECONDS
             try:
-                if await self.once(name):
+                if self.sees_to(name) and await self.once(name):
                     pause = 0.0
             except StoreUnavailable as error:
                 logger.warning("revocations at %s: the store is not available: %s", name, error)
