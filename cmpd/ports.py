@@ -465,6 +465,34 @@ class Closing(Protocol):
         """Let go of them."""
 
 
+DiagnosisLevel = Literal["ok", "note", "warning", "problem"]
+"""problem: something waits or is refused; warning: it soon will be, or may be; note: nothing has to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that was looked at, and how it was found; for the operator."""
+
+    about: str
+    """The name of a profile; empty for the issuer itself."""
+    check: str
+    """What was looked at, e.g. `API key`, `organization`."""
+    level: DiagnosisLevel
+    text: str
+    """What was found, and what to do; no secret."""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """An issuer that can find out what will keep it from issuing: `cmpd doctor`."""
+
+    async def examine(self, store: "Store | None", now: datetime, /) -> Sequence[Diagnosis]:
+        """Look at everything that it and the profiles it was told of need, and change nothing.
+
+        `store` is None where there is none, or it cannot be read. A look that fails is a diagnosis too.
+        """
+
+
 @runtime_checkable
 class ProfileAware(Protocol):
     """An issuer that must know the profiles which issue by it: what it is told in their [issuer_options]."""

@@ -15,7 +15,7 @@ from cryptography import x509
 from cmpd.asn1.certificate import serial
 from cmpd.exchange import Approved, Order
 from cmpd.issuers import IssuerConfigError, validate
-from cmpd.issuers.certcentral import answers, orders
+from cmpd.issuers.certcentral import answers, doctor, orders
 from cmpd.issuers.certcentral.answers import Done, NotDone, OrderInfo, Refused, Standing, Unknown
 from cmpd.issuers.certcentral.checking import Checked, check
 from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentralClient
@@ -24,7 +24,7 @@ from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOptions, profile_faults
 from cmpd.issuers.certcentral.pacing import Open, Overloaded
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again
-from cmpd.ports import Issued, IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, OrderUnknown
+from cmpd.ports import Diagnosis, Issued, IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, OrderUnknown, Store
 from cmpd.profile import Profile
 
 LONGEST_WINDOW = timedelta(days=7)
@@ -111,6 +111,12 @@ class CertCentralIssuer:
     async def close(self) -> None:
         """Let go of connections."""
         await self.client.close()
+
+    async def examine(self, store: Store | None, now: datetime, /) -> list[Diagnosis]:
+        """Ask the account about all that orders need; see `ports.Examinable`."""
+        del store
+        uses = [(use.facts, use.options) for use in self._uses.values()]
+        return await doctor.examine(self.client, self.config, uses, now=now)
 
     # ------------------------------------------------------------------------------------------ ordering
 
