@@ -318,22 +318,27 @@ def new_orders(folder: Path, size: Size, say: Callable[[str], None], *, profile:
             say(f"new-orders: slow: {slow.asked} asked, {slow.at_once} answered at once")
         if profile:
             say(daemon.top_functions(quick.asked + slow.asked))
-    return [*_figures("a CA that answers at once", quick), *_figures(f"a CA that takes {SLOW_SECONDS:.0f} s", slow)]
+    return [*_figures("the CA answers at once", quick), *_figures(f"it takes {SLOW_SECONDS:.0f} s", slow)]
 
 
 def _figures(ca: str, phase: Phase) -> list[Figure]:
-    head = f"{PER_MINUTE} new orders a minute, {ca}"
     share = sum(each > HELD_SECONDS for each in phase.took) / phase.asked
+
+    def figure(
+        text: str, value: float, unit: str = "", most: float | None = None, least: float | None = None
+    ) -> Figure:
+        return Figure(f"{PER_MINUTE} new orders a minute: {text}", value, unit, most, least, ca)
+
     return [
-        Figure(f"{head}: accepted a minute", phase.asked / phase.elapsed * 60, "", least=PER_MINUTE * 0.99),
-        Figure(f"{head}: placed a minute", phase.placed / phase.placing * 60, "", least=PER_MINUTE * 0.9),
-        Figure(f"{head}: API calls an order", phase.calls / phase.placed, "", most=BUDGET),
-        Figure(f"{head}: longest request", max(phase.took) * 1e3, "ms", most=PROMPT_SECONDS * 1e3 + 100),
-        Figure(f"{head}: median request", median(phase.took) * 1e3, "ms", most=HELD_SECONDS * 1e3),
-        Figure(f"{head}: HTTP requests open at a time", phase.most_open, "", most=HELD),
-        Figure(f"{head}: requests held longer than {HELD_SECONDS} s", share * 100, "%", most=10),
-        Figure(f"{head}: answers with the certificate", phase.at_once / phase.asked * 100, "%"),
-        Figure(f"{head}: server CPU an order", phase.cpu / phase.asked * 1e3, "ms"),
+        figure("accepted a minute", phase.asked / phase.elapsed * 60, least=PER_MINUTE * 0.99),
+        figure("placed a minute", phase.placed / phase.placing * 60, least=PER_MINUTE * 0.9),
+        figure("API calls an order", phase.calls / phase.placed, most=BUDGET),
+        figure("longest request", max(phase.took) * 1e3, "ms", most=PROMPT_SECONDS * 1e3 + 100),
+        figure("median request", median(phase.took) * 1e3, "ms", most=HELD_SECONDS * 1e3),
+        figure("HTTP requests open at a time, at the worst", phase.most_open, most=HELD),
+        figure(f"requests held longer than {HELD_SECONDS} s", share * 100, "%", most=10),
+        figure("answers with the certificate", phase.at_once / phase.asked * 100, "%"),
+        figure("server CPU an order", phase.cpu / phase.asked * 1e3, "ms"),
     ]
 
 

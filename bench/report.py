@@ -87,13 +87,15 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table of certificates on order."""
+    """One figure of the tables of certificates on order."""
 
     text: str
     value: float
     unit: str
     most: float | None = None
     least: float | None = None
+    column: str = "measured"
+    """What was measured beside others of the same text."""
 
     @property
     def missed(self) -> bool:
@@ -235,14 +237,22 @@ def _measured(value: float, unit: str) -> str:
     return f"{shown} {unit}".rstrip()
 
 
-def _ordering(report: Report) -> str:
-    """The table of certificates on order."""
-    rows = []
-    for one in report.ordering:
-        bound = f"at most {_measured(one.most, one.unit)}" if one.most is not None else ""
-        bound = bound if one.least is None else f"at least {_measured(one.least, one.unit)}"
-        rows.append([one.text, bound, f"{_measured(one.value, one.unit)}{' (missed)' if one.missed else ''}"])
-    return _table(["certificates on order", "wanted", "measured"], rows)
+def _ordering(figures: Sequence[Figure]) -> str:
+    """A table of certificates on order; what is before the colon is the same in all texts, and stands above them."""
+    columns = list(dict.fromkeys(one.column for one in figures))
+    head, rows = "", []
+    for text in dict.fromkeys(one.text for one in figures):
+        found = {one.column: one for one in figures if one.text == text}
+        first = next(iter(found.values()))
+        bound = f"at most {_measured(first.most, first.unit)}" if first.most is not None else ""
+        bound = bound if first.least is None else f"at least {_measured(first.least, first.unit)}"
+        head, _, shown = text.partition(": ")
+        rows.append([shown, bound, *(_figure(found.get(column)) for column in columns)])
+    return _table([head, "wanted", *columns], rows)
+
+
+def _figure(one: Figure | None) -> str:
+    return "" if one is None else f"{_measured(one.value, one.unit)}{' (missed)' if one.missed else ''}"
 
 
 def _results(report: Report) -> list[list[str]]:
@@ -294,7 +304,8 @@ def _results(report: Report) -> list[list[str]]:
 
 def markdown(report: Report) -> str:
     """The tables, readable on a terminal as well."""
-    sections = [_ordering(report)] if report.ordering else []
+    heads = dict.fromkeys(one.text.partition(": ")[0] for one in report.ordering)
+    sections = [_ordering([one for one in report.ordering if one.text.startswith(f"{head}: ")]) for head in heads]
     if report.rows:
         sections += _transactions(report)
     sections.append("\n".join(f"- {name}: {value}" for name, value in report.environment.items() if name != "folder"))
@@ -371,7 +382,14 @@ def as_json(report: Report) -> dict[str, Any]:
             if row.name in report.rows
         },
         "ordering": [
-            {"text": one.text, "value": one.value, "unit": one.unit, "most": one.most, "least": one.least}
+            {
+                "text": one.text,
+                "column": one.column,
+                "value": one.value,
+                "unit": one.unit,
+                "most": one.most,
+                "least": one.least,
+            }
             for one in report.ordering
         ],
         "decode": report.decode,
