@@ -171,7 +171,8 @@ class OrderDesk:
             except Exception:
                 logger.exception("orders of %s: an internal error occurred", name)
             else:
-                self._failures.pop(which, None)
+                if job != self._submit_due:  # which only begins what may fail
+                    self._failures.pop(which, None)
             if pause:
                 try:
                     async with asyncio.timeout(pause):
@@ -209,6 +210,8 @@ class OrderDesk:
         if faults:
             place.queue.clear()  # what is read anew after the pause is up to date
             raise faults[0]
+        if ended:
+            self._failures.pop((name, True), None)
         if not place.queue:
             found = await self.store.orders_open(name, (OrderState.intended,), BATCH)
             place.queue += (one for one in found if one.due <= now and one.stamp not in place.running)
@@ -280,7 +283,7 @@ class OrderDesk:
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:
-            await self.store.move_order(sent, seen=OrderState.intended)
+            sent = await self.store.move_order(sent, seen=OrderState.intended)
         except OrderMoved:
             return  # another node has it
         try:
@@ -363,8 +366,18 @@ class OrderDesk:
             status=CertificateStatus.unconfirmed,
             issued_at=now,
             seat=order.approved.seat,
+            ticket=answer.ticket or order.ticket,
         )
-        await self._move(order, OrderState.issued, now, certificate, serial=answer.serial, chain=answer.chain, text="")
+        await self._move(
+            order,
+            OrderState.issued,
+            now,
+            certificate,
+            ticket=certificate.ticket,
+            serial=answer.serial,
+            chain=answer.chain,
+            text="",
+        )
 
     async def _fail(self, order: Order, error: OrderRefused) -> None:
         fail_info = PKIFailureInfo.notAuthorized.name

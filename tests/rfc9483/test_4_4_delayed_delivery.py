@@ -386,3 +386,27 @@ async def test_looking_at_many_orders_keeps_no_new_one_waiting(world: World, gat
     ee.now = world.clock()
     assert (await world.send(ee, ee.ir(key=new_key(), subject="CN=new"))).status is PKIStatus.accepted
     go_on.set()
+
+
+async def test_pauses_grow_while_an_issuer_cannot_be_reached_and_begin_anew_when_it_can(
+    world: World, gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "LONGEST_PAUSE", 0.01)
+    desk = world.desk
+    assert desk is not None
+    gated.before += [OrderNotDone("no way there", 0.0) for _ in range(5)]
+    most = 0
+    back_off = OrderDesk._back_off
+
+    def counted(self: OrderDesk, which: tuple[str, bool]) -> float:
+        nonlocal most
+        pause = back_off(self, which)
+        most = max(most, self._failures[which])
+        return pause
+
+    monkeypatch.setattr(OrderDesk, "_back_off", counted)
+    gated.gate.set()
+    assert (await (await asked(world, "one"))).status is PKIStatus.waiting
+    await until(lambda: len(gated.orders) == 1)
+    assert most == 5
+    await until(lambda: not desk._failures)
