@@ -434,7 +434,7 @@ class OnOrder:
 class Ordering(Protocol):
     """An issuer that is paid, or takes its time: what it is asked is kept before it is asked, and asked once.
 
-    All are safe to call concurrently. `ordering.py` calls them; none is called while a request is held open for it.
+    All are safe to call concurrently. `ordering.py` calls them, beside the requests.
     """
 
     @property
