@@ -13,9 +13,10 @@ answered is looked for at the issuer, and not sent again: there is one order for
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from cmpd import asn1
 from cmpd.asn1 import PKIFailureInfo
@@ -44,8 +45,6 @@ AT_ONCE = 8
 """Orders that are submitted to one issuer side by side."""
 OVERLAP = timedelta(minutes=2)
 """By so much more than the time since the last look changes are asked for: clocks differ, and answers take time."""
-FIRST_LOOK = timedelta(days=1)
-"""How far back changes are asked for at the start; what changed before that, the sweep finds."""
 LONGEST_PAUSE = 300.0
 """Between two attempts at an issuer that cannot be reached, in seconds."""
 LOST_SECONDS = 30.0
@@ -144,21 +143,28 @@ class OrderDesk:
             if order.state is OrderState.submitting:
                 await self._move(order, OrderState.unknown, now, private="nobody came back from submitting it")
         gate = asyncio.Semaphore(AT_ONCE)
+        trouble: list[Exception] = []
+
+        async def attempt(step: Coroutine[Any, Any, None]) -> None:
+            """What cannot be done keeps nothing else from being done."""
+            try:
+                await step
+            except Exception as error:  # noqa: BLE001  raised in the end
+                trouble.append(error)
 
         async def submit(order: Order) -> None:
             async with gate:
-                await self._submit(issuer, order)
+                if not trouble:
+                    await attempt(self._submit(issuer, order))
 
-        fresh = [one for one in due if one.state is OrderState.intended]
-        outcomes = await asyncio.gather(*map(submit, fresh), return_exceptions=True)
+        await asyncio.gather(*(submit(one) for one in due if one.state is OrderState.intended))
         if lost := [one for one in due if one.state is OrderState.unknown]:
-            await self._reconcile(name, issuer, lost)
+            await attempt(self._reconcile(name, issuer, lost))
         if overdue := [one for one in due if one.state is OrderState.ordered]:
-            await self._look(issuer, overdue)
-        await self._poll(name, issuer)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+            await attempt(self._look(issuer, overdue))
+        await attempt(self._poll(name, issuer))
+        for error in trouble:
+            raise error
         return len(due) == BATCH
 
     async def _poll(self, name: str, issuer: Ordering) -> None:
@@ -169,7 +175,8 @@ class OrderDesk:
             return
         placed = await self.store.tickets(name)
         if placed:
-            since = (now - FIRST_LOOK if before is None else before) - OVERLAP
+            # at the start as far back as a sweep: what changed before that has been looked at, or is due
+            since = (now - timedelta(seconds=issuer.sweep_seconds) if before is None else before) - OVERLAP
             changed = await issuer.changes(since)
             stamps = [stamp for stamp, ticket in placed if changed is None or ticket.partition(":")[0] in changed]
             for at in range(0, len(stamps), BATCH):
@@ -180,7 +187,6 @@ class OrderDesk:
     # ------------------------------------------------------------------------------------------ the steps
 
     async def _submit(self, issuer: Ordering, order: Order) -> None:
-        now = self.clock()
         try:
             hint = await issuer.prepare(order)
         except OrderRefused as error:
@@ -188,7 +194,8 @@ class OrderDesk:
             return
         except OrderNotDone as error:
             await self._later(order, error)
-            raise IssuerUnavailable(str(error)) from error
+            return
+        now = self.clock()
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:
@@ -201,7 +208,6 @@ class OrderDesk:
             await self._fail(sent, error)
         except OrderNotDone as error:
             await self._later(sent, error)
-            raise IssuerUnavailable(str(error)) from error
         except OrderUnknown as error:
             await self._move(sent, OrderState.unknown, self.clock(), private=str(error))
         except Exception as error:
@@ -211,9 +217,11 @@ class OrderDesk:
             await self._progress(issuer, sent, answer)
 
     async def _later(self, order: Order, error: OrderNotDone) -> None:
-        """Nothing was done: the same once more, after a while."""
+        """Nothing was done: the same once more, after a while. Raises IssuerUnavailable when others must wait too."""
         due = self.clock() + timedelta(seconds=error.seconds)
         await self._move(order, OrderState.intended, due, private=str(error), attempts=order.attempts + 1)
+        if not error.alone:
+            raise IssuerUnavailable(str(error)) from error
 
     async def _reconcile(self, name: str, issuer: Ordering, lost: Sequence[Order]) -> None:
         known = {ticket for _, ticket in await self.store.tickets(name)}
@@ -224,7 +232,7 @@ class OrderDesk:
             if isinstance(answer, OrderRefused):
                 await self._hold(order, answer.private or answer.text)
             elif answer is not None:
-                await self._progress(issuer, order, answer)
+                await self._progress(issuer, order, answer, found=True)
             elif now - order.updated < timedelta(seconds=issuer.settle_seconds):
                 await self._due(order, now + timedelta(seconds=min(issuer.poll_seconds, issuer.settle_seconds)))
             elif issuer.on_unknown == "resubmit":
@@ -237,14 +245,17 @@ class OrderDesk:
         for order in orders:
             answer = found.get(order.stamp)
             if answer is None:
-                if order.due <= self.clock():
-                    await self._due(order, self.clock() + timedelta(seconds=issuer.sweep_seconds))
+                await self._due(order, self.clock() + timedelta(seconds=issuer.poll_seconds))
             elif isinstance(answer, OrderRefused):
                 await self._fail(order, answer)
             else:
                 await self._progress(issuer, order, answer)
 
-    async def _progress(self, issuer: Ordering, order: Order, answer: OnOrder | Issued) -> None:
+    async def _progress(self, issuer: Ordering, order: Order, answer: OnOrder | Issued, *, found: bool = False) -> None:
+        """Keep what has become of an order; one that was `found` again is looked at next.
+
+        It may have changed while it was lost, and of that nobody is told a second time.
+        """
         now = self.clock()
         if isinstance(answer, OnOrder):
             if (order.state, order.ticket, order.text) == (OrderState.ordered, answer.ticket, answer.text):
@@ -254,7 +265,7 @@ class OrderDesk:
             await self._move(
                 order,
                 OrderState.ordered,
-                now + timedelta(seconds=issuer.sweep_seconds),
+                now if found else now + timedelta(seconds=issuer.sweep_seconds),
                 ticket=answer.ticket,
                 text=answer.text,
                 private=answer.private,

@@ -72,7 +72,7 @@ class SlowCA:
 
     async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
         self.looks += 1
-        return {one.stamp: self.done[one.ticket] for one in orders if one.ticket in self.done}
+        return {one.stamp: self.done.get(one.ticket, OnOrder(one.ticket, one.text)) for one in orders}
 
     def difference(self, approved: Approved, issued: Issued, /) -> str | None:
         return None if approved.subject in issued.der else "subject differs"

@@ -4,6 +4,8 @@ A ticket is the order's number; of a reissue or duplicate it is `ORDER:CERTIFICA
 What is about to be the renewal of an order has `+ORDER`, until it has a number of its own.
 """
 
+import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,10 +24,12 @@ from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentral
 from cmpd.issuers.certcentral.collecting import collect
 from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOptions, profile_faults
-from cmpd.issuers.certcentral.pacing import Open, Overloaded
+from cmpd.issuers.certcentral.pacing import BreakerState, Open, Overloaded
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again
 from cmpd.ports import Issued, IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, OrderUnknown
 from cmpd.profile import Profile
+
+logger = logging.getLogger(__name__)
 
 LONGEST_WINDOW = timedelta(days=7)
 """As far back as CertCentral tells what has changed."""
@@ -49,6 +53,10 @@ class _Use:
     kind: Family
 
 
+class _NoProfile(Exception):
+    """The profile of an order has been taken away; the text is for the log."""
+
+
 @dataclass(slots=True)
 class CertCentralIssuer:
     """DigiCert CertCentral, one account and division."""
@@ -59,6 +67,8 @@ class CertCentralIssuer:
     clock: Any = field(default=lambda: datetime.now(UTC), repr=False)
     outside_effects: Literal[True] = True
     _uses: dict[str, _Use] = field(default_factory=dict)
+    _seen: dict[int, OrderInfo] = field(default_factory=dict, repr=False)
+    """Orders that were looked at in search of others."""
 
     @classmethod
     def from_config(cls, table: Mapping[str, Any], *, base: Path, url: str, name: str) -> Self:
@@ -116,15 +126,16 @@ class CertCentralIssuer:
 
     @property
     def submit_seconds(self) -> float:
-        """See `ports.Ordering`."""
-        return self.client.longest_write
+        """See `ports.Ordering`: a duplicate begins with reading its original."""
+        return 2 * self.client.longest_write
 
     async def prepare(self, order: Order, /) -> str:
         """Find out what a kur is over there, before it is asked for; see `ports.Ordering`."""
-        use, approved = self._use(order), order.approved
-        if approved.updates is None:
-            return ""
+        approved = order.approved
         try:
+            use = self._use(order)
+            if approved.updates is None:
+                return ""
             old: OrderInfo | None = None
             try:
                 old = await self.client.order_info(f"{approved.updates:032x}")
@@ -132,8 +143,8 @@ class CertCentralIssuer:
                 if not error.not_found:
                     raise
             way = orders.renewal(approved, use.kind, use.options, old, self.clock())
-        except orders.NotNow as error:
-            raise OrderNotDone(str(error), self.poll_seconds) from error
+        except (orders.NotNow, _NoProfile) as error:
+            raise OrderNotDone(str(error), self.poll_seconds, alone=True) from error
         except orders.Unorderable as error:
             raise OrderRefused(str(error)) from error
         except CallRefused as error:
@@ -146,15 +157,15 @@ class CertCentralIssuer:
 
     async def submit(self, order: Order, /) -> OnOrder | Issued:
         """Place an order, or have one reissued or duplicated for a kur; see `ports.Ordering`."""
-        use, approved = self._use(order), order.approved
-        again = order.ticket.endswith(":")
+        again, approved = order.ticket.endswith(":"), order.approved
         try:
-            outcome = await self._place(use, approved, order.ticket)
-        except orders.NotNow as error:
-            raise OrderNotDone(str(error), self.poll_seconds) from error
+            use = self._use(order)
+            outcome = await self._place(use, order)
+        except (orders.NotNow, _NoProfile) as error:
+            raise OrderNotDone(str(error), self.poll_seconds, alone=True) from error
         except orders.Unorderable as error:
             raise OrderRefused(str(error)) from error
-        except (CallFailed, Open, Overloaded) as error:  # on the way to the order, before it
+        except (CallFailed, Open, Overloaded, TimeoutError) as error:  # on the way to the order, before it
             raise OrderNotDone(str(error), getattr(error, "retry_after", 0.0) or _NOT_DONE_PAUSE) from error
         except CallRefused as error:
             raise self._refusal(error.refused) from error
@@ -172,18 +183,22 @@ class CertCentralIssuer:
                 return issued
         return OnOrder(ticket, _WAITS[Standing.waiting])
 
-    async def _place(self, use: _Use, approved: Approved, hint: str) -> answers.Ordered | Refused | NotDone | Unknown:
-        facts, options, config, csr = use.facts, use.options, self.config, approved.request
+    async def _place(self, use: _Use, placed: Order) -> answers.Ordered | Refused | NotDone | Unknown:
+        facts, options, config, approved, hint = use.facts, use.options, self.config, placed.approved, placed.ticket
+        csr, mark = approved.request, orders.mark_of(placed)
         if not hint.endswith(":"):
             renewal_of = int(hint[1:]) if hint.startswith("+") else None
-            prepared = orders.order(approved, facts, options, config, now=self.clock(), csr=csr, renewal_of=renewal_of)
+            prepared = orders.order(
+                approved, facts, options, config, mark=mark, now=self.clock(), csr=csr, renewal_of=renewal_of
+            )
             return await self.client.order(prepared.product, prepared.body)
         number = int(hint[:-1])
         if options.renew_strategy == "duplicate":
-            original = await self.client.order_info(number)
-            body = orders.duplicate(approved, facts, options, config, original, csr=csr)
+            async with asyncio.timeout(self.client.longest_write):
+                original = await self.client.order_info(number)
+            body = orders.duplicate(approved, facts, options, config, original, mark=mark, csr=csr)
             return await self.client.duplicate(number, body)
-        return await self.client.reissue(number, orders.reissue(approved, facts, options, config, csr=csr))
+        return await self.client.reissue(number, orders.reissue(approved, facts, options, config, mark=mark, csr=csr))
 
     async def reconcile(
         self, orders_: Sequence[Order], known: Collection[str], /
@@ -191,10 +206,16 @@ class CertCentralIssuer:
         """Look for orders whose answer was lost, with one sweep for all; see `ports.Ordering`."""
         found: dict[str, OnOrder | OrderRefused] = {}
         try:
+            for order in orders_:
+                if order.approved.profile not in self._uses:
+                    found[order.stamp] = OrderRefused(
+                        "its profile is gone", f"profile {order.approved.profile} is gone; put it back and release it"
+                    )
+            orders_ = [one for one in orders_ if one.stamp not in found]
             new = [one for one in orders_ if not one.ticket.endswith(":")]
             numbers = {int(ticket.partition(":")[0]) for ticket in known if ticket[:1].isdigit() and ":" not in ticket}
             sought = [self._sought(one) for one in new]
-            for order, result in zip(new, await find(self.client, sought, known=numbers), strict=True):
+            for order, result in zip(new, await find(self.client, sought, known=numbers, seen=self._seen), strict=True):
                 if result.is_alarming:
                     named = ", ".join(str(one.order_id) for one in result.orders)
                     found[order.stamp] = OrderRefused(
@@ -207,7 +228,7 @@ class CertCentralIssuer:
             for order in orders_:
                 if order.ticket.endswith(":"):
                     number, approved = int(order.ticket[:-1]), order.approved
-                    again = await find_again(self.client, number, approved.spki, orders.stamp(approved))
+                    again = await find_again(self.client, number, approved.spki, orders.mark_of(order))
                     if again:
                         ticket = f"{number}:{again[0].certificate_id or ''}"
                         found[order.stamp] = OnOrder(ticket, _WAITS[Standing.waiting])
@@ -217,7 +238,7 @@ class CertCentralIssuer:
 
     def _sought(self, order: Order) -> Sought:
         use, approved = self._use(order), order.approved
-        return Sought(use.product, approved.spki, orders.stamp(approved), order.created, self.config.division)
+        return Sought(use.product, approved.spki, orders.mark_of(order), order.created, self.config.division)
 
     # ------------------------------------------------------------------------------------------ what has become of it
 
@@ -232,6 +253,7 @@ class CertCentralIssuer:
     async def look(self, orders_: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
         """Order info for each, and the certificate where it is there; see `ports.Ordering`."""
         found: dict[str, OnOrder | Issued | OrderRefused] = {}
+        failed: Exception | None = None
         for order in orders_:
             try:
                 answer = await self._look(order)
@@ -239,11 +261,21 @@ class CertCentralIssuer:
                 if error.refused.of_key:
                     raise IssuerUnavailable(str(error)) from error
                 answer = OnOrder(order.ticket, order.text, private=str(error))
-            except (CallFailed, Open, Overloaded) as error:
-                if not found:
-                    raise IssuerUnavailable(str(error)) from error
-                break  # the rest another time
+            except _NoProfile as error:
+                logger.warning("order %s could not be looked at: %s", order.stamp, error)
+                continue
+            except CallFailed as error:
+                if self.client.breaker.state is not BreakerState.closed:
+                    failed = error
+                    break
+                logger.warning("order %s could not be looked at: %s", order.stamp, error)  # perhaps it is this one only
+                continue
+            except (Open, Overloaded) as error:
+                failed = error
+                break
             found[order.stamp] = answer
+        if failed is not None and not found:
+            raise IssuerUnavailable(str(failed)) from failed
         return found
 
     async def _look(self, order: Order) -> OnOrder | Issued | OrderRefused:
@@ -265,7 +297,7 @@ class CertCentralIssuer:
         self, use: _Use, order: Order, info: OrderInfo, certificate: str
     ) -> OnOrder | Issued | OrderRefused:
         """A reissue or duplicate: a certificate beside others of its order."""
-        for again in await find_again(self.client, info.order_id, order.approved.spki, orders.stamp(order.approved)):
+        for again in await find_again(self.client, info.order_id, order.approved.spki, orders.mark_of(order)):
             if again.certificate_id is None:
                 if answers.standing(again.status) is Standing.dead:
                     return OrderRefused(f"the issuing CA has refused: the request is {again.status}")
@@ -345,6 +377,6 @@ class CertCentralIssuer:
         try:
             return self._uses[order.approved.profile]
         except KeyError:
-            raise IssuerUnavailable(
+            raise _NoProfile(
                 f"profile {order.approved.profile} orders no longer here; put it back, or cancel its orders"
             ) from None
