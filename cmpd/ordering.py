@@ -157,12 +157,17 @@ class OrderDesk:
                 if not trouble:
                     await attempt(self._submit(issuer, order))
 
+        async def search() -> None:
+            if lost := [one for one in due if one.state is OrderState.unknown]:
+                await attempt(self._reconcile(name, issuer, lost))
+
+        async def see() -> None:
+            if overdue := [one for one in due if one.state is OrderState.ordered]:
+                await attempt(self._look(issuer, overdue))
+            await attempt(self._poll(name, issuer))
+
         await asyncio.gather(*(submit(one) for one in due if one.state is OrderState.intended))
-        if lost := [one for one in due if one.state is OrderState.unknown]:
-            await attempt(self._reconcile(name, issuer, lost))
-        if overdue := [one for one in due if one.state is OrderState.ordered]:
-            await attempt(self._look(issuer, overdue))
-        await attempt(self._poll(name, issuer))
+        await asyncio.gather(search(), see())
         for error in trouble:
             raise error
         return len(due) == BATCH
@@ -219,7 +224,7 @@ class OrderDesk:
     async def _later(self, order: Order, error: OrderNotDone) -> None:
         """Nothing was done: the same once more, after a while. Raises IssuerUnavailable when others must wait too."""
         due = self.clock() + timedelta(seconds=error.seconds)
-        await self._move(order, OrderState.intended, due, private=str(error), attempts=order.attempts + 1)
+        await self._move(order, OrderState.intended, due, private=str(error), ticket="", attempts=order.attempts + 1)
         if not error.alone:
             raise IssuerUnavailable(str(error)) from error
 
@@ -229,16 +234,21 @@ class OrderDesk:
         now = self.clock()
         for order in lost:
             answer = found.get(order.stamp)
-            if isinstance(answer, OrderRefused):
-                await self._hold(order, answer.private or answer.text)
+            if isinstance(answer, OrderUnknown):
+                logger.warning("order %s could not be looked for: %s", order.stamp, answer)
+                await self._due(order, now + timedelta(seconds=issuer.poll_seconds))
+            elif isinstance(answer, OrderRefused):
+                await self._hold(order, answer.private or answer.text, ticket="")
             elif answer is not None:
                 await self._progress(issuer, order, answer, found=True)
             elif now - order.updated < timedelta(seconds=issuer.settle_seconds):
                 await self._due(order, now + timedelta(seconds=min(issuer.poll_seconds, issuer.settle_seconds)))
             elif issuer.on_unknown == "resubmit":
-                await self._move(order, OrderState.intended, now, private="not found at the issuer; submitted again")
+                private = "not found at the issuer; submitted again"
+                await self._move(order, OrderState.intended, now, private=private, ticket="")
             else:
-                await self._hold(order, "not found at the issuer; release it to submit it again, or adopt or cancel it")
+                reason = "not found at the issuer; release it to submit it again, or adopt or cancel it"
+                await self._hold(order, reason, ticket="")
 
     async def _look(self, issuer: Ordering, orders: Sequence[Order]) -> None:
         found = await issuer.look(orders)
@@ -295,11 +305,12 @@ class OrderDesk:
             order, OrderState.failed, self.clock(), text=error.text, private=error.private, fail_info=fail_info
         )
 
-    async def _hold(self, order: Order, private: str) -> None:
+    async def _hold(self, order: Order, private: str, *, ticket: str | None = None) -> None:
+        kept = order.ticket if ticket is None else ticket
         logger.error(
             "order %s is held: %s; see `cmpd order show %s`", order.stamp, asn1.printable(private), order.stamp
         )
-        await self._move(order, OrderState.held, self.clock(), private=private)
+        await self._move(order, OrderState.held, self.clock(), private=private, ticket=kept)
 
     async def _due(self, order: Order, due: datetime) -> None:
         """Nothing has changed; look again then."""

@@ -427,11 +427,12 @@ class Ordering(Protocol):
 
     async def reconcile(
         self, orders: Sequence[Order], known: Collection[str], /
-    ) -> Mapping[str, OnOrder | OrderRefused]:
+    ) -> Mapping[str, OnOrder | OrderRefused | OrderUnknown]:
         """Look for orders of which nobody knows; what is left out is certainly not there.
 
         `known` are the tickets of all others. `OrderRefused` is for what an operator must see to, such as two orders
-        for one. Raises `IssuerUnavailable`, also when not everything could be looked at.
+        for one; `OrderUnknown` for one that cannot be looked for now, while others can. Raises `IssuerUnavailable`,
+        also when not everything could be looked at.
         """
 
     async def changes(self, since: datetime, /) -> Collection[str] | None:

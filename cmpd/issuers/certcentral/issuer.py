@@ -20,7 +20,7 @@ from cmpd.issuers import IssuerConfigError, validate
 from cmpd.issuers.certcentral import answers, orders
 from cmpd.issuers.certcentral.answers import Done, NotDone, OrderInfo, Refused, Standing, Unknown
 from cmpd.issuers.certcentral.checking import Checked, check
-from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentralClient
+from cmpd.issuers.certcentral.client import PATIENCE, CallFailed, CallRefused, CertCentralClient
 from cmpd.issuers.certcentral.collecting import collect
 from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOptions, profile_faults
@@ -35,6 +35,8 @@ LONGEST_WINDOW = timedelta(days=7)
 """As far back as CertCentral tells what has changed."""
 KEY_PAUSE = 60.0
 """Seconds until the next attempt when the API key is refused: the operator has to act, the orders wait."""
+_AT_ONCE = 8
+"""Orders that are looked at side by side."""
 _NOT_DONE_PAUSE = 10.0
 _WAITS = {
     Standing.waiting: "the issuing CA is validating the request",
@@ -127,7 +129,7 @@ class CertCentralIssuer:
     @property
     def submit_seconds(self) -> float:
         """See `ports.Ordering`: a duplicate begins with reading its original."""
-        return 2 * self.client.longest_write
+        return PATIENCE + self.client.longest_write
 
     async def prepare(self, order: Order, /) -> str:
         """Find out what a kur is over there, before it is asked for; see `ports.Ordering`."""
@@ -179,8 +181,8 @@ class CertCentralIssuer:
         ticket = f"{outcome.order_id}:{outcome.certificate_id or ''}" if again else str(outcome.order_id)
         if outcome.chain:
             issued = self._issued(use, approved, outcome.chain)
-            if issued is not None:
-                return issued
+            if issued is not None and self.difference(approved, issued) is None:
+                return issued  # one that is not right is looked at as an order that has a number
         return OnOrder(ticket, _WAITS[Standing.waiting])
 
     async def _place(self, use: _Use, placed: Order) -> answers.Ordered | Refused | NotDone | Unknown:
@@ -194,7 +196,7 @@ class CertCentralIssuer:
             return await self.client.order(prepared.product, prepared.body)
         number = int(hint[:-1])
         if options.renew_strategy == "duplicate":
-            async with asyncio.timeout(self.client.longest_write):
+            async with asyncio.timeout(PATIENCE):
                 original = await self.client.order_info(number)
             body = orders.duplicate(approved, facts, options, config, original, mark=mark, csr=csr)
             return await self.client.duplicate(number, body)
@@ -202,15 +204,15 @@ class CertCentralIssuer:
 
     async def reconcile(
         self, orders_: Sequence[Order], known: Collection[str], /
-    ) -> Mapping[str, OnOrder | OrderRefused]:
+    ) -> Mapping[str, OnOrder | OrderRefused | OrderUnknown]:
         """Look for orders whose answer was lost, with one sweep for all; see `ports.Ordering`."""
-        found: dict[str, OnOrder | OrderRefused] = {}
+        found: dict[str, OnOrder | OrderRefused | OrderUnknown] = {}
         try:
             for order in orders_:
-                if order.approved.profile not in self._uses:
-                    found[order.stamp] = OrderRefused(
-                        "its profile is gone", f"profile {order.approved.profile} is gone; put it back and release it"
-                    )
+                try:
+                    self._use(order)
+                except _NoProfile as error:
+                    found[order.stamp] = OrderUnknown(str(error))
             orders_ = [one for one in orders_ if one.stamp not in found]
             new = [one for one in orders_ if not one.ticket.endswith(":")]
             numbers = {int(ticket.partition(":")[0]) for ticket in known if ticket[:1].isdigit() and ":" not in ticket}
@@ -253,29 +255,30 @@ class CertCentralIssuer:
     async def look(self, orders_: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
         """Order info for each, and the certificate where it is there; see `ports.Ordering`."""
         found: dict[str, OnOrder | Issued | OrderRefused] = {}
-        failed: Exception | None = None
-        for order in orders_:
-            try:
-                answer = await self._look(order)
-            except CallRefused as error:
-                if error.refused.of_key:
-                    raise IssuerUnavailable(str(error)) from error
-                answer = OnOrder(order.ticket, order.text, private=str(error))
-            except _NoProfile as error:
-                logger.warning("order %s could not be looked at: %s", order.stamp, error)
-                continue
-            except CallFailed as error:
-                if self.client.breaker.state is not BreakerState.closed:
-                    failed = error
-                    break
-                logger.warning("order %s could not be looked at: %s", order.stamp, error)  # perhaps it is this one only
-                continue
-            except (Open, Overloaded) as error:
-                failed = error
-                break
-            found[order.stamp] = answer
-        if failed is not None and not found:
-            raise IssuerUnavailable(str(failed)) from failed
+        failed: list[Exception] = []
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def look_at(order: Order) -> None:
+            async with gate:
+                if failed:
+                    return
+                try:
+                    found[order.stamp] = await self._look(order)
+                except CallRefused as error:
+                    if error.refused.of_key:
+                        failed.append(error)
+                    else:
+                        found[order.stamp] = OnOrder(order.ticket, order.text, private=str(error))
+                except (_NoProfile, CallFailed) as error:
+                    logger.warning("order %s could not be looked at: %s", order.stamp, error)
+                    if self.client.breaker.state is not BreakerState.closed:  # it is not this one only
+                        failed.append(error)
+                except (Open, Overloaded) as error:
+                    failed.append(error)
+
+        await asyncio.gather(*map(look_at, orders_))
+        if failed and not found:
+            raise IssuerUnavailable(str(failed[0])) from failed[0]
         return found
 
     async def _look(self, order: Order) -> OnOrder | Issued | OrderRefused:
