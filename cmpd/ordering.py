@@ -142,6 +142,9 @@ class OrderDesk:
         for order in due:
             if order.state is OrderState.submitting:
                 await self._move(order, OrderState.unknown, now, private="nobody came back from submitting it")
+        fresh = [one for one in due if one.state is OrderState.intended]
+        if fresh and self._failures.get(name):  # whether it is back is tried by asking, and never by an order
+            await issuer.changes(now - OVERLAP)
         gate = asyncio.Semaphore(AT_ONCE)
         trouble: list[Exception] = []
 
@@ -166,7 +169,7 @@ class OrderDesk:
                 await attempt(self._look(issuer, overdue))
             await attempt(self._poll(name, issuer))
 
-        await asyncio.gather(*(submit(one) for one in due if one.state is OrderState.intended))
+        await asyncio.gather(*map(submit, fresh))
         await asyncio.gather(search(), see())
         for error in trouble:
             raise error
