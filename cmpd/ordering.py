@@ -207,7 +207,7 @@ class OrderDesk:
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:
-            await self.store.move_order(sent, seen=OrderState.intended)
+            sent = await self.store.move_order(sent, seen=OrderState.intended)
         except OrderMoved:
             return  # another node has it
         try:
@@ -286,7 +286,8 @@ class OrderDesk:
             return
         wrong = issuer.difference(order.approved, answer)
         if wrong is not None:
-            await self._hold(order, f"the issuer issued something other than was approved: {wrong}")
+            reason = f"the issuer issued something other than was approved: {wrong}"
+            await self._hold(order, reason, ticket=answer.ticket or order.ticket)
             return
         certificate = IssuedCertificate(
             serial=answer.serial,
@@ -299,8 +300,18 @@ class OrderDesk:
             status=CertificateStatus.unconfirmed,
             issued_at=now,
             seat=order.approved.seat,
+            ticket=answer.ticket or order.ticket,
         )
-        await self._move(order, OrderState.issued, now, certificate, serial=answer.serial, chain=answer.chain, text="")
+        await self._move(
+            order,
+            OrderState.issued,
+            now,
+            certificate,
+            ticket=certificate.ticket,
+            serial=answer.serial,
+            chain=answer.chain,
+            text="",
+        )
 
     async def _fail(self, order: Order, error: OrderRefused) -> None:
         fail_info = PKIFailureInfo.notAuthorized.name
