@@ -93,6 +93,10 @@ class OrderDesk:
         if issuer in self._news:
             self._news[issuer].set()
 
+    def unreachable(self, issuer: str) -> bool:
+        """Whether the last attempt at an issuer has failed."""
+        return bool(self._failures.get(issuer))
+
     async def settled(self, transaction_id: bytes, seconds: float) -> None:
         """Return when an order of a transaction has been settled, or after `seconds`."""
         event = self._waiting.setdefault(transaction_id, asyncio.Event())
