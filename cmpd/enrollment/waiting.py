@@ -16,7 +16,7 @@ from cmpd.ports import Conditions, OrderStore, TransactionMoved, Unmet
 from cmpd.protection import MacCredential
 
 PROMPT_SECONDS = 2.0
-"""How long a request is held open for an issuer that answers at once; then the EE is told to wait."""
+"""How long a request is held open at most for an issuer that answers at once; then the EE is told to wait."""
 _ASK_AGAIN = "the certificate is on order; ask for it again later, with the same key"
 NO_POLLING_SECONDS = 10.0
 """The same where the EE cannot poll, so that there is more that it need not ask for again."""
@@ -51,9 +51,11 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
             raise refusal(unmet, operation.realm.conditions) from unmet
     operation.exchange.outcome = "waiting"
     operation.exchange.seat = ",".join(one.approved.seat for one in orders if one.approved.seat)
-    for issuer in {one.issuer for one in orders}:
+    if not before:
+        issuer = operation.realm.profile.issuer
         desk.nudge(issuer)
-    await desk.settled(operation.received.transaction_id, PROMPT_SECONDS if polls else NO_POLLING_SECONDS)
+        seconds = PROMPT_SECONDS if polls else NO_POLLING_SECONDS
+        await desk.settled(issuer, operation.received.transaction_id, len(orders), seconds)
     kept = await store.orders_of(operation.received.transaction_id)
     if any(one.state in OPEN_ORDERS for one in kept):
         if not polls:

@@ -57,7 +57,7 @@ async def work(world: World, central: CertCentral, timeline: simulated.Timeline,
     try:
         await world.desk.once("local")
     except IssuerUnavailable:
-        world.desk._back_off("local")
+        world.desk._back_off(("local", True))
     else:
         world.desk._failures.clear()
 
