@@ -442,11 +442,12 @@ class OrderRefused(Exception):
 
 
 class OrderNotDone(Exception):
-    """The issuer has certainly not taken it: it may be asked again after `seconds`."""
+    """The issuer has certainly not taken it: it may be asked again after `seconds`. Others wait too, unless `alone`."""
 
-    def __init__(self, private: str, seconds: float) -> None:
+    def __init__(self, private: str, seconds: float, *, alone: bool = False) -> None:
         super().__init__(private)
         self.seconds = seconds
+        self.alone = alone
 
 
 class OrderUnknown(Exception):
@@ -467,7 +468,7 @@ class OnOrder:
 class Ordering(Protocol):
     """An issuer that is paid, or takes its time: what it is asked is kept before it is asked, and asked once.
 
-    All are safe to call concurrently. `ordering.py` calls them; none is called while a request is held open for it.
+    All are safe to call concurrently. `ordering.py` calls them, beside the requests.
     """
 
     @property
@@ -505,11 +506,12 @@ class Ordering(Protocol):
 
     async def reconcile(
         self, orders: Sequence[Order], known: Collection[str], /
-    ) -> Mapping[str, OnOrder | OrderRefused]:
+    ) -> Mapping[str, OnOrder | OrderRefused | OrderUnknown]:
         """Look for orders of which nobody knows; what is left out is certainly not there.
 
         `known` are the tickets of all others. `OrderRefused` is for what an operator must see to, such as two orders
-        for one. Raises `IssuerUnavailable`, also when not everything could be looked at.
+        for one; `OrderUnknown` for one that cannot be looked for now, while others can. Raises `IssuerUnavailable`,
+        also when not everything could be looked at.
         """
 
     async def changes(self, since: datetime, /) -> Collection[str] | None:
@@ -519,7 +521,7 @@ class Ordering(Protocol):
         """
 
     async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
-        """What has become of orders, by stamp; what is left out is as it was. Raises `IssuerUnavailable`."""
+        """What has become of orders, by stamp; what is left out could not be looked at. Raises `IssuerUnavailable`."""
 
     def difference(self, approved: Approved, issued: Issued, /) -> str | None:
         """Say where a certificate is not what was approved, beyond what this issuer is known to add; None: nowhere."""
@@ -585,6 +587,34 @@ class Closing(Protocol):
 
     async def close(self) -> None:
         """Let go of them."""
+
+
+DiagnosisLevel = Literal["ok", "note", "warning", "problem"]
+"""problem: something waits or is refused; warning: it soon will be, or may be; note: nothing has to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that was looked at, and how it was found; for the operator."""
+
+    about: str
+    """The name of a profile; empty for the issuer itself."""
+    check: str
+    """What was looked at, e.g. `API key`, `organization`."""
+    level: DiagnosisLevel
+    text: str
+    """What was found, and what to do; no secret."""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """An issuer that can find out what will keep it from issuing: `cmpd doctor`."""
+
+    async def examine(self, store: "Store | None", now: datetime, /) -> Sequence[Diagnosis]:
+        """Look at everything that it and the profiles it was told of need, and change nothing.
+
+        `store` is None where there is none, or it cannot be read. A look that fails is a diagnosis too.
+        """
 
 
 @runtime_checkable

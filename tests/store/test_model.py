@@ -1,6 +1,7 @@
-"""Any sequence of calls leaves the SQLite store as a dictionary would be: hypothesis looks for one that does not."""
+"""Any sequence of calls leaves a store as a dictionary would be: hypothesis looks for one that does not."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -17,12 +18,15 @@ from cmpd.exchange import (
     CertificateStatus,
     EnrollmentCode,
     IssuedCertificate,
+    OutsideRevocation,
+    OutsideState,
     RevocationReason,
     Transaction,
     TransactionState,
 )
 from cmpd.ports import CodeUnusable, Conditions, Revocation, TransactionExists, TransactionMoved, Unmet
-from cmpd.store.sqlite import SQLiteStore
+from cmpd.store import open_store
+from tests import postgres
 from tests.contract.store import FAR, KEY, NOW, certificate, certificate_der, refusal, transaction
 
 T = TypeVar("T")
@@ -52,6 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
+        self.url = f"sqlite:///{self.folder}/cmpd.db"
         self.transactions: dict[bytes, Transaction] = {}
         self.certificates: dict[int, IssuedCertificate] = {}
         self.codes: dict[str, EnrollmentCode] = {}
@@ -65,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.store = self.run(SQLiteStore.open(self.folder / "cmpd.db", KEY, refusals=REFUSALS))
+        self.store = self.run(open_store(self.url, base=self.folder, key=KEY, refusals=REFUSALS))
 
     @rule()
     def reopen(self) -> None:
@@ -240,25 +245,36 @@ class StoreMachine(RuleBasedStateMachine):
         for one in revoked:
             self.revoke_in_model(one.serial, RevocationReason.superseded, at)
 
-    @rule(serial=SERIALS, at=TIMES)
-    def revoke(self, serial: int, at: Any) -> None:
-        known = self.run(self.store.revoke(Revocation(serial, RevocationReason.keyCompromise, at)))
-        assert known is self.revoke_in_model(serial, RevocationReason.keyCompromise, at)
+    @rule(serial=SERIALS, at=TIMES, outside=st.sampled_from([None, OutsideState.due, OutsideState.left]))
+    def revoke(self, serial: int, at: Any, outside: OutsideState | None) -> None:
+        known = self.run(self.store.revoke(Revocation(serial, RevocationReason.keyCompromise, at, outside)))
+        assert known is self.revoke_in_model(serial, RevocationReason.keyCompromise, at, outside)
 
-    @rule(now=TIMES)
-    def expire(self, now: Any) -> None:
+    @rule(now=TIMES, there=st.booleans(), keep=st.booleans())
+    def expire(self, now: Any, there: bool, keep: bool) -> None:
         due = {
             key: one
             for key, one in self.transactions.items()
             if one.state is TransactionState.unconfirmed and one.confirm_by is not None and one.confirm_by <= now
         }
-        expired = self.run(self.store.expire(now))
+        outside, kept = {"local"} if there else set(), {"local"} if keep else set()
+        expired = self.run(self.store.expire(now, outside=outside, keep=kept))
         assert {one.transaction_id for one in expired} == set(due)
         for one in expired:
             self.transactions[one.transaction_id] = replace(due[one.transaction_id], state=TransactionState.expired)
             mine = [serial for serial, other in self.certificates.items() if other.transaction_id == one.transaction_id]
-            revoked = {serial for serial in mine if self.revoke_in_model(serial, RevocationReason.unspecified, now)}
-            assert set(one.serials) == revoked
+            if keep:
+                unconfirmed = [one for one in mine if self.certificates[one].status is CertificateStatus.unconfirmed]
+                assert (set(one.kept), one.serials) == (set(unconfirmed), ())
+                for serial in unconfirmed:
+                    kept_one = replace(self.certificates[serial], status=CertificateStatus.kept)
+                    self.certificates[serial] = kept_one
+                continue
+            state, why = OutsideState.due if there else None, "no certConf came"
+            revoked = {
+                serial for serial in mine if self.revoke_in_model(serial, RevocationReason.unspecified, now, state, why)
+            }
+            assert (set(one.serials), one.kept) == (revoked, ())
 
     @rule(before=TIMES)
     def forget(self, before: Any) -> None:
@@ -312,11 +328,16 @@ class StoreMachine(RuleBasedStateMachine):
         }
         assert self.run(self.store.revocation_count("local")) == self.revocations
 
-    def revoke_in_model(self, serial: int, reason: RevocationReason, at: Any) -> bool:
+    def revoke_in_model(
+        self, serial: int, reason: RevocationReason, at: Any, state: OutsideState | None = None, private: str = ""
+    ) -> bool:
         one = self.certificates.get(serial)
         if one is None or one.status is CertificateStatus.revoked:
             return False
-        self.certificates[serial] = replace(one, status=CertificateStatus.revoked, revoked_at=at, reason=reason)
+        outside = None if state is None else OutsideRevocation(state, at, private=private)
+        self.certificates[serial] = replace(
+            one, status=CertificateStatus.revoked, revoked_at=at, reason=reason, outside=outside
+        )
         self.revocations += 1
         return True
 
@@ -336,3 +357,20 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+class PostgresMachine(StoreMachine):
+    """The same with PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = contextlib.ExitStack()
+        self.url = self.database.enter_context(postgres.emptied(KEY))
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.database.close()
+
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(max_examples=8, stateful_step_count=30, deadline=None)

@@ -46,6 +46,8 @@ PAGE: Final = 1000
 """Rows of a page of a list."""
 LONGEST_CHANGES: Final = timedelta(days=7)
 """How far back status-changes looks (Services API, "Status change list")."""
+LIMITS: Final = (100, 1000)
+"""What DigiCert admits for an API key in any 5 seconds and in any 3 minutes."""
 PATIENCE: Final = 30.0
 """So many seconds a write waits for its turn at most; then nothing was done."""
 _CHUNK: Final = 64 * 1024
@@ -152,7 +154,7 @@ class CertCentralClient:
         self._session: aiohttp.ClientSession | None = None
         self._limited_in_a_row = 0
         windows = ((config.requests_per_5_seconds, 5.0), (config.requests_per_3_minutes, 180.0))
-        self.budget = Budget(windows, config.queue, clock=clock, sleep=sleep)
+        self.budget = Budget(windows, config.queue, clock=clock, sleep=sleep, limits=LIMITS)
         self.breaker = Breaker(config.failures_to_open, config.pause.total_seconds(), clock=clock)
         self.counters = Counters()
 
@@ -289,6 +291,10 @@ class CertCentralClient:
         """The account."""
         return await self._read("account")
 
+    async def balance(self) -> JSON:
+        """What is left to pay orders from; the reference does not show its answer, so that any of it may be missing."""
+        return await self._read("finance/balance")
+
     async def products(self, container: int | None = None) -> list[JSON]:
         """The products that may be ordered."""
         return answers.rows((await self._read("product", _in(container))).get("products"))
@@ -390,7 +396,7 @@ class CertCentralClient:
     ) -> _Answer:
         """One call in its turn. Raises Open or Overloaded before anything is sent."""
         self.breaker.check()
-        await self.budget.take(None if method == "GET" else PATIENCE)
+        at = await self.budget.take(None if method == "GET" else PATIENCE)
         tries = self.breaker.enter()
         failed: bool | None = None
         try:
@@ -398,6 +404,7 @@ class CertCentralClient:
             self.counters.calls += 1
             failed = bool(answer.fault)
         finally:
+            self.budget.ended(at)
             self.breaker.leave(failed=failed, tries=tries)
         self.counters.failed += failed
         if answer.status == 429:

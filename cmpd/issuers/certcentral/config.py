@@ -118,9 +118,12 @@ class CertCentralConfig(BaseModel):
     opens TLS connections."""
 
     requests_per_5_seconds: Annotated[StrictInt, Field(ge=1, le=100)] = 60
-    """The most calls in any 5 seconds; DigiCert refuses more than 100 for an API key, whoever else uses it included."""
+    """The most calls in any 5 seconds; DigiCert refuses more than 100 for an API key, whoever else uses it included.
+    After a start there are only those that DigiCert would still admit if another such number had just been made: none
+    is refused after a restart."""
     requests_per_3_minutes: Annotated[StrictInt, Field(ge=1, le=1000)] = 700
-    """The most calls in any 3 minutes; DigiCert refuses more than 1000."""
+    """The most calls in any 3 minutes; DigiCert refuses more than 1000. The same holds after a start: with 1000, no
+    call is made for 3 minutes."""
     queue: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1000
     """So many calls may wait for their turn; a call beyond that is not made."""
     failures_to_open: Annotated[StrictInt, Field(ge=1, le=1000)] = 5
@@ -172,13 +175,13 @@ class CertCentralConfig(BaseModel):
     will not use it, and has to order another one in any case."""
     on_missing_certconf: Literal["revoke", "keep"] = "keep"
     """The same for a certificate that the client never confirms. By default it is kept, for the client may use it, and
-    revoked it would have to be bought again: the same request by the same client gets the same certificate. Until then
-    it authenticates nobody here, and `cmpd cert list --status kept` shows it."""
+    revoked it would have to be bought again: the same request by the same client, its code good for one more, gets the
+    same certificate. Until then it authenticates nobody here, and `cmpd cert list --status kept` shows it."""
     on_uncollected: Literal["revoke", "keep"] = "keep"
     """The same for a certificate that was issued after the client had stopped polling for it; kept, the client still
     gets it when it polls, or when it asks for the same again."""
     uncollected_after: Annotated[_Duration, Field(ge=timedelta(hours=1), le=timedelta(days=400))] = timedelta(days=30)
-    """After so long on_uncollected counts; by default about as long as an order can be cancelled for its money."""
+    """After so long on_uncollected counts."""
 
     @model_validator(mode="after")
     def _together(self) -> "CertCentralConfig":
