@@ -202,6 +202,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The chains of a great many certificates are few.
         "CREATE TABLE ca_certificate (sha256 BLOB PRIMARY KEY, der BLOB NOT NULL) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE enrollment_code ADD COLUMN wrong_macs INTEGER NOT NULL DEFAULT 0",
+        """
+        CREATE TABLE lease (
+            name TEXT PRIMARY KEY,
+            holder TEXT NOT NULL,
+            ends INTEGER NOT NULL             -- milliseconds since 1970
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE node (
+            id TEXT PRIMARY KEY,
+            host TEXT NOT NULL,
+            pid INTEGER NOT NULL,
+            place TEXT NOT NULL,
+            version TEXT NOT NULL,
+            started INTEGER NOT NULL,
+            seen INTEGER NOT NULL,            -- milliseconds since 1970
+            configuration TEXT NOT NULL,
+            profiles TEXT NOT NULL,           -- JSON: {name: hash, …}
+            counts TEXT NOT NULL              -- JSON: {what: number, …}
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 

@@ -1,8 +1,8 @@
 """The store in one SQLite file: what each call of `ports.Store` and `AdminStore` is in SQL.
 
 How calls share commits is in `group_commit`, the tables are in `schema`, their rows in `rows`, what is asked before a
-commit in `conditions`, what is on order in `orders`, the operator's verbs in `operators`, the encryption of secrets in
-`sealing`.
+commit in `conditions`, what is on order in `orders`, who else is there in `nodes`, the operator's verbs in `operators`,
+the encryption of secrets in `sealing`.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from cmpd.ports import (
 from cmpd.store import REFUSALS, StoreRefused
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
 from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
+from cmpd.store.nodes import Nodes
 from cmpd.store.operators import Operators
 from cmpd.store.orders import Orders
 from cmpd.store.rows import (
@@ -111,7 +112,7 @@ _REVOKED = (
 )
 
 
-class SQLiteStore(Operators, Orders):
+class SQLiteStore(Operators, Orders, Nodes):
     """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
 
     def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
@@ -175,6 +176,24 @@ class SQLiteStore(Operators, Orders):
     async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
         """See `ports.Store`."""
         await self._change(_LOCK_CODE, (seconds_of(until), locks, code))
+
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:
+        """See `ports.Store`."""
+        end = seconds_of(until)
+
+        def work(cursor: sqlite3.Cursor) -> bool:
+            row = cursor.execute(
+                "SELECT wrong_macs, locked_until FROM enrollment_code WHERE id = ?", (code,)
+            ).fetchone()
+            if row is None or (row[1] or 0) >= end:
+                return row is not None
+            wrong = row[0] + 1
+            cursor.execute("UPDATE enrollment_code SET wrong_macs = ? WHERE id = ?", (wrong % most, code))
+            if wrong >= most:
+                cursor.execute(_LOCK_CODE, (end, locks, code))
+            return bool(wrong >= most)
+
+        return await self._write(work)
 
     async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
         """See `ports.Store`."""

@@ -428,8 +428,13 @@ BACK_TO_SCHEMA_2 = (
     "DROP INDEX global_code",
     *(
         f"ALTER TABLE enrollment_code DROP COLUMN {name}"
-        for name in ("valid_from", "seat", "subject", "san", "spki_sha256", "is_global", "locked_until", "locks")
+        for name in (
+            *("valid_from", "seat", "subject", "san", "spki_sha256", "is_global", "locked_until", "locks"),
+            "wrong_macs",
+        )
     ),
+    "DROP TABLE lease",
+    "DROP TABLE node",
     "DROP TABLE service_user",
     "DROP TABLE device",
     "PRAGMA user_version = 2",
