@@ -153,11 +153,20 @@ def init(
 
 
 @app.command()
-def serve(context: typer.Context, config: Config = None) -> None:
+def serve(
+    context: typer.Context,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=64, help="Serve by so many processes; else `server.workers`."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
     """Serve until SIGTERM; SIGHUP loads the configuration anew."""
     from cmpd.cli import service  # noqa: PLC0415  start-up time
 
-    service.serve(_chosen(context, config))
+    service.serve(_chosen(context, config), workers=workers)
 
 
 @app.command()
