@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from cmpd import issuers
 from cmpd.admin import Outcome, Reloads, administer
 from cmpd.asn1 import common_name, name_text
 from cmpd.exchange import Exchange, Refusal
+from cmpd.fingerprint import fingerprint
 from cmpd.http_transfer import (
     NO_PROXIES,
     CMPTransfer,
@@ -46,7 +47,8 @@ from cmpd.http_transfer.tls import Stamp, is_for, make_context, names_of, stamp
 from cmpd.issuers import IssuerConfigError
 from cmpd.limits import Limits
 from cmpd.lint import LinterMissing, Previewer, preload
-from cmpd.observe import Metrics, record, set_up_logging
+from cmpd.nodes import SWEEP, Configuration, Membership, order_lease
+from cmpd.observe import Metrics, record, set_up_logging, version
 from cmpd.ordering import OrderDesk
 from cmpd.ports import (
     Closing,
@@ -55,6 +57,7 @@ from cmpd.ports import (
     Issuer,
     IssuerFailure,
     IssuerUnavailable,
+    Node,
     Ordering,
     ProfileAware,
     RevocationSource,
@@ -63,6 +66,7 @@ from cmpd.ports import (
 )
 from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.profile.access import Surroundings, access_faults
+from cmpd.rates import Exchanged
 from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
 from cmpd.settings import Listen, Server, Settings, SettingsError
@@ -327,6 +331,26 @@ def cmp_signer(loaded: Loaded) -> CMPSigner | None:
     return found[0] if len(found) == 1 else None
 
 
+async def configuration_of(loaded: Loaded) -> Configuration:
+    """Fingerprints of what all processes on a store should have in common: what is in use, without paths."""
+    key, server, store = loaded.store_key, loaded.settings.server, loaded.settings.store
+    issuers_ = {
+        name: (loaded.settings.issuers[name].type, getattr(one, "config", None), await one.chain())
+        for name, one in loaded.issuers.items()
+    }
+    whole = {
+        "server": (server.url, server.allow_http, server.cmp_signer, server.proxy),
+        "tls": server.tls and (server.tls.minimum_version, server.tls.ciphers),
+        "store": (store.retention, store.refusals),
+        "default": loaded.settings.profiles.default,
+        "limits": loaded.settings.limits,
+        "issuers": issuers_,
+    }
+    return Configuration(
+        fingerprint(key, whole), {name: fingerprint(key, one) for name, one in loaded.profiles.items()}
+    )
+
+
 async def _prepare(responder: Responder, loaded: Loaded) -> Loaded:
     """Make what serving needs of the issuers. Raises SettingsError."""
     try:
@@ -408,6 +432,8 @@ class Daemon:
         self._responder: Responder
         self._revocations: Revocations
         self._desk: OrderDesk
+        self._membership: Membership
+        self._exchanged = Exchanged()
         self._transfer: CMPTransfer
         self._admin: Listener
 
@@ -423,6 +449,9 @@ class Daemon:
         )
         tasks: list[asyncio.Task[None]] = []
         try:
+            self._membership = Membership(
+                self._store, version(), share=self._share, hear=self._hear_others, differ=self._tell_differences
+            )
             self._revocations = self._revocations_of(settings.limits)
             self._desk = self._desk_of(loaded)
             self._responder = responder_of(
@@ -443,6 +472,7 @@ class Daemon:
                 self.metrics.loaded(loaded.profiles)
                 self._note_tls(loaded.tls)
                 await self._warn_of_nobody(loaded)
+                await self._join(loaded)
                 self._desk.start()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
@@ -455,6 +485,7 @@ class Daemon:
                         self._every(self._sweep_seconds, self._sweep),
                         self._every(FORGET_SECONDS, self._forget),
                         self._every(self._tls_seconds, self._watch_tls),
+                        self._membership.run(),
                         self._watchdog(),
                     ),
                 )
@@ -481,6 +512,7 @@ class Daemon:
                 await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
                 await self._admin.stop(1.0)
                 await self._desk.stop()
+                await self._membership.leave()
                 await self._revocations.close()
                 await _close(self._loaded.issuers)
         finally:
@@ -527,7 +559,48 @@ class Daemon:
 
     def _desk_of(self, loaded: Loaded) -> OrderDesk:
         ordering = {name: one for name, one in loaded.issuers.items() if isinstance(one, Ordering)}
-        return OrderDesk(self._store, ordering, utc_now, self.metrics.order)
+        return OrderDesk(
+            self._store, ordering, utc_now, self.metrics.order, lambda name: self._membership.holds(order_lease(name))
+        )
+
+    # -------------------------------------------------------------------------------------- with other processes
+
+    async def _join(self, loaded: Loaded) -> None:
+        """Say what is in use, and see to what nobody else does."""
+        names = [name for name, one in loaded.issuers.items() if isinstance(one, Ordering)]
+        self._membership.configure(await configuration_of(loaded), [SWEEP, *map(order_lease, names)])
+        try:
+            await self._membership.look()
+        except StoreUnavailable as error:  # it is tried again a second later
+            self._log.warning("the store is not available", reason=str(error))
+
+    def _share(self, processes: int) -> Mapping[str, float]:
+        return self._exchanged.tell(self._responder.authenticator.buckets, processes, time.monotonic())
+
+    def _hear_others(self, others: Sequence[Node]) -> None:
+        """Count what others have counted."""
+        authenticator = self._responder.authenticator
+        authenticator.several = bool(others)
+        buckets = authenticator.buckets
+        for one in others:
+            self._exchanged.read(one.id, one.counts, buckets, time.monotonic())
+        self._exchanged.keep([one.id for one in others])
+        self.metrics.nodes(1 + len(others), self._membership.held)
+
+    def _tell_differences(self, differing: Mapping[str, str]) -> None:
+        """Show where processes have different configurations; one of them says so in the log."""
+        self.metrics.differs(differing)
+        if not self._membership.holds(SWEEP):
+            return
+        for profile, who in differing.items():
+            self._log.warning(
+                "processes on the store have different configurations",
+                profile=profile,
+                fingerprints=who,
+                advice="make the files the same, then cmpd reload; see cmpd node list",
+            )
+        if not differing:
+            self._log.info("all processes on the store have the same configuration again")
 
     def _later(self, closing: Coroutine[Any, Any, None]) -> None:
         """Let go of what requests in flight still use, when they must have ended."""
@@ -686,6 +759,7 @@ class Daemon:
         self.metrics.loaded(loaded.profiles)
         self._note_tls(loaded.tls)
         self.metrics.reload(success=True)
+        await self._join(loaded)
         self._log.info("reloaded", profiles=", ".join(loaded.profiles))
         return Outcome([], at_next_start)
 
@@ -725,6 +799,8 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""
+        if not self._membership.holds(SWEEP):
+            return
         now = datetime.now(UTC)
         while ended := await self._store.expire(now):  # a bounded number at a time
             for transaction in ended:
@@ -738,6 +814,8 @@ class Daemon:
 
     async def _forget(self) -> None:
         """Delete transactions that ended long ago."""
+        if not self._membership.holds(SWEEP):
+            return
         count = await self._store.forget(datetime.now(UTC) - self._loaded.settings.store.retention)
         if count:
             self._log.info("old transactions deleted", count=count)

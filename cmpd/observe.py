@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -267,6 +267,19 @@ class Metrics:
         self._linted = Counter(
             "cmpd_linted", "Exchanges in which the linter had something to say.", ["profile"], registry=registry
         )
+        self._nodes = Gauge("cmpd_nodes", "Processes that serve from the store, this one included.", registry=registry)
+        self._leases = Gauge(
+            "cmpd_lease_held",
+            "1 when this process is the one that sees to it: `sweep`, and `orders` of an issuer.",
+            ["name"],
+            registry=registry,
+        )
+        self._differs = Gauge(
+            "cmpd_config_differs",
+            '1 when processes have different configurations of a profile; profile "" is all the rest.',
+            ["profile"],
+            registry=registry,
+        )
         for result in ("success", "failure"):
             self._reloads.labels(result)
         Info("cmpd_build", "The running version.", registry=registry).info({"version": version()})
@@ -327,6 +340,17 @@ class Metrics:
                 registry=self.registry,
             )
         self._tls_expiry.set(ends.timestamp())
+
+    def nodes(self, count: int, leases: Mapping[str, bool]) -> None:
+        """Show how many processes there are, and what this one sees to."""
+        self._nodes.set(count)
+        for name, held in leases.items():
+            self._leases.labels(name).set(held)
+
+    def differs(self, profiles: Collection[str]) -> None:
+        """Show in which profiles processes differ."""
+        for name in {"", *self.profiles, *profiles}:
+            self._differs.labels(name).set(name in profiles)
 
     def expired(self, count: int) -> None:
         """Count transactions that the sweep has ended."""

@@ -14,12 +14,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cmpd import asn1
 from cmpd.asn1 import PKIFailureInfo
-from cmpd.exchange import CertificateStatus, IssuedCertificate, Order, OrderState
+from cmpd.exchange import OPEN_ORDERS, CertificateStatus, IssuedCertificate, Order, OrderState
 from cmpd.ports import (
     Clock,
     Issued,
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Orders that are taken up at a time."""
+GLANCE_SECONDS = 0.2
+"""How often somebody who waits looks into the store, when another process sees to the orders."""
 IDLE_SECONDS = 5.0
 """How often the store is asked for orders that are due, when nobody has said that there are some."""
 AT_ONCE = 8
@@ -59,14 +62,24 @@ def _ignore(issuer: str, outcome: str) -> None:
     """Nobody counts."""
 
 
+def _always(_issuer: str) -> bool:
+    """There is no other process."""
+    return True
+
+
 @dataclass(slots=True)
 class OrderDesk:
-    """Takes orders to their issuers and sees to them until they are settled. One for a process."""
+    """Takes orders to their issuers and sees to them until they are settled. One for a process.
+
+    Of several processes, each submits what was ordered of it; the one that `sees_to` an issuer does everything else.
+    """
 
     store: OrderStore
     issuers: Mapping[str, Ordering]
     clock: Clock
     observe: Observe = _ignore
+    sees_to: Callable[[str], bool] = _always
+    """Whether this process asks an issuer what has become of its orders."""
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
     """By issuer: there is something to do at once."""
     _waiting: dict[bytes, asyncio.Event] = field(default_factory=dict)
@@ -99,6 +112,12 @@ class OrderDesk:
         event = self._waiting.setdefault(transaction_id, asyncio.Event())
         try:
             async with asyncio.timeout(seconds):
+                while not event.is_set() and not all(map(self.sees_to, self.issuers)):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(GLANCE_SECONDS):
+                            await event.wait()
+                    if not any(one.state in OPEN_ORDERS for one in await self.store.orders_of(transaction_id)):
+                        return
                 await event.wait()
         except TimeoutError:
             pass
@@ -108,9 +127,10 @@ class OrderDesk:
     async def _work(self, name: str) -> None:
         while True:
             pause = IDLE_SECONDS
+            nudged = self._news[name].is_set()
             self._news[name].clear()
             try:
-                more = await self.once(name)
+                more = (nudged or self.sees_to(name)) and await self.once(name)
                 pause = 0.0 if more else IDLE_SECONDS
             except StoreUnavailable as error:
                 logger.warning("orders of %s: the store is not available: %s", name, error)
@@ -140,7 +160,8 @@ class OrderDesk:
         """Do what is due for one issuer; True when there may be more. Raises IssuerUnavailable, StoreUnavailable."""
         issuer, now = self.issuers[name], self.clock()
         due = await self.store.orders_due(name, now, BATCH)
-        for order in due:
+        sees_to = self.sees_to(name)
+        for order in due if sees_to else ():
             if order.state is OrderState.submitting:
                 await self._move(order, OrderState.unknown, now, private="nobody came back from submitting it")
         gate = asyncio.Semaphore(AT_ONCE)
@@ -151,15 +172,16 @@ class OrderDesk:
 
         fresh = [one for one in due if one.state is OrderState.intended]
         outcomes = await asyncio.gather(*map(submit, fresh), return_exceptions=True)
-        if lost := [one for one in due if one.state is OrderState.unknown]:
-            await self._reconcile(name, issuer, lost)
-        if overdue := [one for one in due if one.state is OrderState.ordered]:
-            await self._look(issuer, overdue)
-        await self._poll(name, issuer)
+        if sees_to:
+            if lost := [one for one in due if one.state is OrderState.unknown]:
+                await self._reconcile(name, issuer, lost)
+            if overdue := [one for one in due if one.state is OrderState.ordered]:
+                await self._look(issuer, overdue)
+            await self._poll(name, issuer)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return len(due) == BATCH
+        return len(due) == BATCH and (sees_to or bool(fresh))
 
     async def _poll(self, name: str, issuer: Ordering) -> None:
         """Ask for all orders at once which have changed, and look at those."""
@@ -195,6 +217,8 @@ class OrderDesk:
             await self.store.move_order(sent, seen=OrderState.intended)
         except OrderMoved:
             return  # another node has it
+        if self.clock() >= lost - timedelta(seconds=issuer.submit_seconds):
+            return  # we were paused, and it counts as lost: whoever sees to it looks for it, and may submit it again
         try:
             answer = await issuer.submit(sent)
         except OrderRefused as error:

@@ -271,11 +271,11 @@ class Node:
 class NodeStore(Protocol):
     """What processes on one store know of each other. Every method may raise `StoreUnavailable`."""
 
-    async def lease(self, name: str, holder: str, seconds: float, /, *, dead: Collection[str] = ()) -> bool:
+    async def lease(self, name: str, holder: str, seconds: float, /) -> bool:
         """Take or extend a lease until `seconds` from now, by the store's clock; False when somebody else has it.
 
-        Compared and set in one commit; nothing is written when it is somebody else's. Of holders that are `dead`, and
-        when it ends later than twice `seconds` from now (a clock was set back), it is taken at once.
+        Compared and set in one commit; nothing is written when it is somebody else's. One that ends later than twice
+        `seconds` from now is taken at once: a clock was set back.
         """
 
     async def release(self, name: str, holder: str, /) -> None:

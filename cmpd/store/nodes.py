@@ -27,14 +27,12 @@ class Nodes:
 
     _connections: GroupCommit
 
-    async def lease(self, name: str, holder: str, seconds: float, /, *, dead: Collection[str] = ()) -> bool:
+    async def lease(self, name: str, holder: str, seconds: float, /) -> bool:
         """See `ports.NodeStore`."""
 
         def is_free(row: tuple[str, int] | None) -> bool:
             now = _now()
-            return (
-                row is None or row[0] == holder or row[0] in dead or not now < row[1] <= now + int(2 * seconds * 1000)
-            )
+            return row is None or row[0] == holder or not now < row[1] <= now + int(2 * seconds * 1000)
 
         def work(cursor: sqlite3.Cursor) -> bool:
             if not is_free(cursor.execute(_LEASE, (name,)).fetchone()):
