@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,14 +136,37 @@ def perform(row: Row, daemon: Daemon, load: LoadProcess, transactions: int, clie
     return measured
 
 
+def perform_by_workers(
+    row: Row, several: Daemon, single: Daemon, load: LoadProcess, transactions: int, clients: int
+) -> Measured:
+    """Measure a row at a server of several workers; by turns and in small parts also at the one without."""
+    measured = load.perform(work(row, several, transactions, clients))
+    part = max(clients, transactions // 4)
+    ours, theirs = (
+        replace(work(row, one, part, clients), transactions=part, warm_up=clients) for one in (several, single)
+    )
+    pairs = [(load.perform(ours).cpu, load.perform(theirs).cpu) for _ in range(TURNS)]
+    measured.unasked = measured.cpu - statistics.median(more - less for more, less in pairs)
+    return measured
+
+
 def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Rows and floor by turns, so that both see the machine in the same moods."""
     report = Report(environment(folder, file_system(folder)), options.transactions, options.clients)
     report.loads.append(os.getloadavg()[0])
-    with Daemon(folder / "server") as daemon, LoadProcess() as load:
+    with ExitStack() as stack:
+        daemon, load = stack.enter_context(Daemon(folder / "server")), stack.enter_context(LoadProcess())
+        several = {
+            count: stack.enter_context(Daemon(folder / f"workers-{count}", workers=count))
+            for count in {row.workers for row in options.rows} - {1}
+        }
         for number in range(options.rounds):
             for row in options.rows:
-                measured = perform(row, daemon, load, options.transactions, options.clients)
+                size = options.transactions, options.clients
+                if row.workers > 1:
+                    measured = perform_by_workers(row, several[row.workers], daemon, load, *size)
+                else:
+                    measured = perform(row, daemon, load, *size)
                 report.rows.setdefault(row.name, []).append(measured)
                 report.rulers.append(measured.ruler)
                 say(
@@ -202,6 +225,8 @@ def measure_memory(options: argparse.Namespace, folder: Path, transactions: int)
 def profile(options: argparse.Namespace, folder: Path) -> None:
     """Each row against a fresh daemon under cProfile; its own time inflates Python calls, so only the order counts."""
     for row in options.rows:
+        if row.workers > 1:  # what each of them does is what one does
+            continue
         with Daemon(folder / row.name, profile=True) as daemon, LoadProcess() as load:
             daemon.start_profile()
             measured = load.perform(work(row, daemon, options.transactions, options.clients))

@@ -107,7 +107,8 @@ def free_ports(number: int) -> list[int]:
 class Daemon:
     """`cmpd serve` in a process of its own, made by `cmpd init` as an operator makes it; profiling it is an option."""
 
-    def __init__(self, folder: Path, *, profile: bool = False) -> None:
+    def __init__(self, folder: Path, *, profile: bool = False, workers: int = 1) -> None:
+        self._workers = workers
         self.manufacturer = Manufacturer()
         self._folder = folder
         self._config = folder / "cmpd.toml"
@@ -217,7 +218,16 @@ class Daemon:
 
     def _start(self) -> None:
         program = ["cmpd"] if self._stats is None else ["bench.profiled", str(self._stats)]
-        command = [sys.executable, "-m", *program, "serve", "--config", str(self._config)]
+        command = [
+            sys.executable,
+            "-m",
+            *program,
+            "serve",
+            "--config",
+            str(self._config),
+            "--workers",
+            str(self._workers),
+        ]
         with (self._folder / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + STARTUP_SECONDS

@@ -146,7 +146,7 @@ class TestTransactions:
                 got = one.ask(sealed, path)
                 assert daemons[0].ask(sealed, path) == got, "a retransmission elsewhere"
                 answer = ee.read(got, poll)
-            assert answer.status is PKIStatus.accepted, answer.text
+            assert answer.status is PKIStatus.grantedWithMods, answer.text
             confirmation = ee.cert_conf(answer, hash_name="sha256")
             sealed = ee.seal(confirmation)
             assert ee.read(next(turns).ask(sealed, path), confirmation).type is BodyType.pkiconf
