@@ -37,7 +37,7 @@ from cmpd.errors import (
 )
 from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, IssuedCertificate, Transaction
 from cmpd.limits import Limits
-from cmpd.ports import RevocationSource, RevocationUnknown, Revoked, Store
+from cmpd.ports import RevocationSource, RevocationUnknown, Revoked, Store, StoreUnavailable
 from cmpd.profile import Profile
 from cmpd.protection import (
     CertificateCredential,
@@ -311,7 +311,12 @@ class Authenticator:
         rules = profile.code
         if self.several and code is not None and not code.is_global:
             until = now + length_of_lock(rules.lock_for, rules.lock_max, code.locks)
-            if not await self._count(code, key, rules.lock_after, until):
+            try:
+                locked = await self._count(code, key, rules.lock_after, until)
+            except StoreUnavailable:
+                self.failed(attempt.arrival.address)  # what the store does not count, the address's limit does
+                raise
+            if not locked:
                 return
         elif not self.wrong_macs.wrong(key, rules.lock_after):
             return

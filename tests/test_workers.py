@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from tests.daemon import ROOT, Daemon, FreePort, Site
 from tests.ee import EE
 from tests.http_client import WAIT
 from tests.test_daemon import Notifications
+from tests.test_tls_daemon import with_tls, write_pair
 
 COMMAND: dict[str, Any] = {COMMAND_HEADER: "1", "Host": COMMAND_HOST}
 
@@ -219,6 +221,13 @@ def test_a_reload_reaches_every_worker_and_says_what_is_wrong_once(site: Site) -
         assert reloaded == {1, 2, 3}
         for _ in range(20):  # whichever worker is asked
             assert daemon.http("POST", "/.well-known/cmp/p/mail", b"x")[0] == 415
+        for worker in workers_of(daemon).values():
+            worker.send_signal(signal.SIGHUP)  # as `killall -HUP` does: theirs is the supervisor's
+        site.config.write_text(site.config.read_text().replace("workers = 3", "workers = 2", 1))
+        status, body = daemon.http("POST", "/reload", address=daemon.admin, **COMMAND)
+        assert status == 200
+        assert b'"at_next_start": ["server.workers"]' in body
+        assert len(workers_of(daemon)) == 3
         (site.folder / "profiles" / "mail.toml").write_text("broken")
         status, body = daemon.http("POST", "/reload", address=daemon.admin, **COMMAND)
         assert status == 409
@@ -229,9 +238,31 @@ def test_a_reload_reaches_every_worker_and_says_what_is_wrong_once(site: Site) -
         for _ in range(20):
             assert daemon.http("POST", "/.well-known/cmp/p/mail", b"x")[0] == 415
         wait_for(lambda: metrics(daemon)['cmpd_reloads_total{result="failure"}'] == 2)
-        assert metrics(daemon)['cmpd_reloads_total{result="success"}'] == 1
+        assert metrics(daemon)['cmpd_reloads_total{result="success"}'] == 2
         failed = [record for record in daemon.records if record["event"].startswith("reload failed")]
         assert len(failed) == 2
+        daemon.stop()
+
+
+def test_tls_is_served_by_all_on_one_port(site: Site) -> None:
+    write_pair(with_tls(site))
+    with serving(site) as daemon:
+        assert daemon.tls
+        host, _, port = daemon.tls.rpartition(":")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        answered = set()
+        for _ in range(60):
+            with (
+                socket.create_connection((host, int(port)), WAIT) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as client,
+            ):
+                client.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 404")
+            answered = {record["worker"] for record in daemon.records if record["event"] == "refused"}
+            if len(answered) == 2:
+                break
+        assert answered == {1, 2}
         daemon.stop()
 
 

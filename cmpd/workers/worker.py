@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 from dataclasses import asdict, dataclass
@@ -95,5 +96,6 @@ class Worker:
 
 def main() -> None:
     """Run the worker that the command line describes."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor says when to reload
     worker = Worker(Assignment(**json.loads(sys.argv[1])))
     daemon.run(worker.run)
