@@ -47,7 +47,7 @@ from cmpd.http_transfer.tls import Stamp, is_for, make_context, names_of, stamp
 from cmpd.issuers import IssuerConfigError
 from cmpd.limits import Limits
 from cmpd.lint import LinterMissing, Previewer, preload
-from cmpd.nodes import SWEEP, Configuration, Membership, order_lease
+from cmpd.nodes import SWEEP, Configuration, Membership, issuer_lease
 from cmpd.observe import Metrics, record, set_up_logging, version
 from cmpd.ordering import OrderDesk
 from cmpd.ports import (
@@ -61,14 +61,17 @@ from cmpd.ports import (
     Ordering,
     ProfileAware,
     RevocationSource,
+    Revoker,
     Store,
     StoreUnavailable,
+    Watched,
 )
 from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.profile.access import Surroundings, access_faults
 from cmpd.rates import Exchanged
 from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
+from cmpd.revoking import Fate, RevocationDesk, on_silence
 from cmpd.settings import Listen, Server, Settings, SettingsError
 from cmpd.store import AdminStore, open_store
 
@@ -434,6 +437,7 @@ class Daemon:
         self._desk: OrderDesk
         self._membership: Membership
         self._exchanged = Exchanged()
+        self._revoking: RevocationDesk
         self._transfer: CMPTransfer
         self._admin: Listener
 
@@ -453,7 +457,7 @@ class Daemon:
                 self._store, version(), share=self._share, hear=self._hear_others, differ=self._tell_differences
             )
             self._revocations = self._revocations_of(settings.limits)
-            self._desk = self._desk_of(loaded)
+            self._desk, self._revoking = self._desk_of(loaded), self._revoking_of(loaded)
             self._responder = responder_of(
                 loaded, self._store, self._observe, revocations=self._revocations, desk=self._desk
             )
@@ -474,6 +478,7 @@ class Daemon:
                 await self._warn_of_nobody(loaded)
                 await self._join(loaded)
                 self._desk.start()
+                self._revoking.start()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
                 if self._worker is None:
@@ -512,6 +517,7 @@ class Daemon:
                 await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
                 await self._admin.stop(1.0)
                 await self._desk.stop()
+                await self._revoking.stop()
                 await self._membership.leave()
                 await self._revocations.close()
                 await _close(self._loaded.issuers)
@@ -559,16 +565,17 @@ class Daemon:
 
     def _desk_of(self, loaded: Loaded) -> OrderDesk:
         ordering = {name: one for name, one in loaded.issuers.items() if isinstance(one, Ordering)}
-        return OrderDesk(
-            self._store, ordering, utc_now, self.metrics.order, lambda name: self._membership.holds(order_lease(name))
-        )
+        return OrderDesk(self._store, ordering, utc_now, self.metrics.order, self._sees_to)
+
+    def _sees_to(self, issuer: str) -> bool:
+        return self._membership.holds(issuer_lease(issuer))
 
     # -------------------------------------------------------------------------------------- with other processes
 
     async def _join(self, loaded: Loaded) -> None:
         """Say what is in use, and see to what nobody else does."""
-        names = [name for name, one in loaded.issuers.items() if isinstance(one, Ordering)]
-        self._membership.configure(await configuration_of(loaded), [SWEEP, *map(order_lease, names)])
+        names = [name for name, one in loaded.issuers.items() if isinstance(one, Ordering | Revoker | Watched)]
+        self._membership.configure(await configuration_of(loaded), [SWEEP, *map(issuer_lease, names)])
         try:
             await self._membership.look()
         except StoreUnavailable as error:  # it is tried again a second later
@@ -601,6 +608,11 @@ class Daemon:
             )
         if not differing:
             self._log.info("all processes on the store have the same configuration again")
+
+    def _revoking_of(self, loaded: Loaded) -> RevocationDesk:
+        return RevocationDesk(
+            self._store, loaded.issuers, utc_now, self.metrics.outside_revocation, sees_to=self._sees_to
+        )
 
     def _later(self, closing: Coroutine[Any, Any, None]) -> None:
         """Let go of what requests in flight still use, when they must have ended."""
@@ -714,7 +726,7 @@ class Daemon:
             loaded = await asyncio.to_thread(lambda: load(self._settings()))
             if loaded.settings.limits != self._loaded.settings.limits:
                 revocations = self._revocations_of(loaded.settings.limits)
-            desk = self._desk_of(loaded)
+            desk, revoking = self._desk_of(loaded), self._revoking_of(loaded)
             responder = responder_of(
                 loaded, self._store, self._observe, revocations=revocations, before=self._responder, desk=desk
             )
@@ -745,8 +757,10 @@ class Daemon:
         self._transfer.service = self._service(loaded, responder)
         self._responder = responder
         await self._desk.stop()  # what it was submitting is found so, and looked for
-        self._desk = desk
+        await self._revoking.stop()  # what it was asking for is asked for again
+        self._desk, self._revoking = desk, revoking
         self._desk.start()
+        self._revoking.start()
         self._later(_close(self._loaded.issuers))
         if revocations is not self._revocations:
             self._later(self._revocations.close())
@@ -802,13 +816,17 @@ class Daemon:
         if not self._membership.holds(SWEEP):
             return
         now = datetime.now(UTC)
-        while ended := await self._store.expire(now):  # a bounded number at a time
+        fates = {name: on_silence(issuer) for name, issuer in self._loaded.issuers.items()}
+        outside = {name for name, fate in fates.items() if fate is Fate.there}
+        keep = {name for name, fate in fates.items() if fate is Fate.kept}
+        while ended := await self._store.expire(now, outside=outside, keep=keep):  # a bounded number at a time
             for transaction in ended:
                 self._log.info(
                     "transaction expired",
                     profile=transaction.profile,
                     transaction_id=transaction.transaction_id.hex(),
                     serial=", ".join(f"{serial:x}" for serial in transaction.serials),
+                    **({"kept": ", ".join(f"{serial:x}" for serial in transaction.kept)} if transaction.kept else {}),
                 )
             self.metrics.expired(len(ended))
 

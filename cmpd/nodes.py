@@ -1,6 +1,7 @@
 """The processes on one store: each says that it is there, and one of them sees to what must be done once.
 
-    lease       a name and who has it: `sweep` (what is overdue or old), `orders NAME` (what an issuer is asked about)
+    lease       a name and who has it: `sweep` (what is overdue or old), `issuer NAME` (what becomes of its orders and
+                certificates)
     node        what a process says of itself: host, pid, version, fingerprints of its configuration, counts
 
 Who is known to be dead (a process of this machine that is no more) loses its leases at once; who is only silent, when
@@ -41,9 +42,9 @@ _here: set[str] = set()
 """The ids of this process: one, outside of tests."""
 
 
-def order_lease(issuer: str) -> str:
-    """The name of the lease of who asks an issuer what has become of its orders."""
-    return f"orders {issuer}"
+def issuer_lease(issuer: str) -> str:
+    """The name of the lease of who asks an issuer what has become of its orders and certificates."""
+    return f"issuer {issuer}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """The store in one SQLite file: what each call of `ports.Store` and `AdminStore` is in SQL.
 
 How calls share commits is in `group_commit`, the tables are in `schema`, their rows in `rows`, what is asked before a
-commit in `conditions`, what is on order in `orders`, who else is there in `nodes`, the operator's verbs in `operators`,
-the encryption of secrets in `sealing`.
+commit in `conditions`, what is on order in `orders`, what is revoked over there in `outside`, who else is there in
+`nodes`, the operator's verbs in `operators`, the encryption of secrets in `sealing`.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from cmpd.exchange import (
     Device,
     EnrollmentCode,
     IssuedCertificate,
+    OutsideState,
     Refusal,
     RevocationReason,
     Transaction,
@@ -37,6 +38,7 @@ from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
 from cmpd.store.nodes import Nodes
 from cmpd.store.operators import Operators
 from cmpd.store.orders import Orders
+from cmpd.store.outside import Outside
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -49,6 +51,7 @@ from cmpd.store.rows import (
     datetime_of,
     device_of,
     insert_certificate,
+    keep_row,
     octets_of,
     refusal_row_of,
     revoke_row,
@@ -112,7 +115,12 @@ _REVOKED = (
 )
 
 
-class SQLiteStore(Operators, Orders, Nodes):
+_ISSUER_OF = "SELECT issuer FROM certificate WHERE serial = ?"
+_UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND serial = ? AND state = 'issued'"
+"""Whoever asks for the same again gets the same."""
+
+
+class SQLiteStore(Operators, Orders, Outside, Nodes):
     """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
 
     def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
@@ -300,6 +308,7 @@ class SQLiteStore(Operators, Orders, Nodes):
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        kept: Sequence[int] = (),
         give_back: int | None = None,
     ) -> None:
         """See `ports.Store`. A certificate that was revoked meanwhile stays revoked."""
@@ -311,13 +320,17 @@ class SQLiteStore(Operators, Orders, Nodes):
             for serial in confirmed:
                 confirm_row(cursor, octets_of(serial))
             for revocation in revoked:
-                revoke_row(cursor, octets_of(revocation.serial), seconds_of(revocation.at), revocation.reason)
+                _revoke(cursor, revocation)
+            for serial in kept:
+                keep_row(cursor, octets_of(serial))
             if give_back is not None:
-                cursor.execute(_GIVE_BACK, (len(revoked), give_back))
+                cursor.execute(_GIVE_BACK, (len(revoked) + len(kept), give_back))
 
         await self._write(work)
 
-    async def expire(self, now: datetime, /) -> tuple[Expired, ...]:
+    async def expire(
+        self, now: datetime, /, *, outside: Collection[str] = (), keep: Collection[str] = ()
+    ) -> tuple[Expired, ...]:
         """See `ports.Store`. Ends at most 100 transactions a call; fewer than that means that none is left."""
         seconds = seconds_of(now)
         if not await self._read(_DUE, (seconds, 1)):
@@ -327,12 +340,20 @@ class SQLiteStore(Operators, Orders, Nodes):
             expired = []
             for row, transaction_id, profile, serials in cursor.execute(_DUE, (seconds, SWEEP)).fetchall():
                 cursor.execute("UPDATE cmp_transaction SET state = 'expired' WHERE id = ?", (row,))
-                revoked = [
-                    serial
-                    for serial in serials_of(serials)
-                    if revoke_row(cursor, serial, seconds, RevocationReason.unspecified)
-                ]
-                expired.append(Expired(transaction_id, profile, tuple(map(int.from_bytes, revoked))))
+                revoked, kept = [], []
+                for serial in serials_of(serials):
+                    issuer = cursor.execute(_ISSUER_OF, (serial,)).fetchone()[0] if outside or keep else ""
+                    if issuer in keep:
+                        if keep_row(cursor, serial):
+                            kept.append(serial)
+                            cursor.execute(_UNCOLLECT, (row, serial))
+                    elif revoke_row(
+                        cursor, serial, seconds, RevocationReason.unspecified,
+                        outside=OutsideState.due if issuer in outside else None, private="no certConf came",
+                    ):  # fmt: skip
+                        revoked.append(serial)
+                serials_revoked, serials_kept = tuple(map(int.from_bytes, revoked)), tuple(map(int.from_bytes, kept))
+                expired.append(Expired(transaction_id, profile, serials_revoked, serials_kept))
             return tuple(expired)
 
         return await self._write(work)
@@ -364,8 +385,7 @@ class SQLiteStore(Operators, Orders, Nodes):
         """See `ports.Store`."""
         if not 0 <= revocation.serial < 1 << 8 * SERIAL_SIZE:
             return False
-        row = octets_of(revocation.serial), seconds_of(revocation.at), revocation.reason
-        return await self._write(lambda cursor: revoke_row(cursor, *row))
+        return await self._write(lambda cursor: _revoke(cursor, revocation))
 
     async def revoked(self, issuer: str, /) -> tuple[Revocation, ...]:
         """See `ports.Store`. "Not yet expired" is by the clock of this machine."""
@@ -405,6 +425,17 @@ class SQLiteStore(Operators, Orders, Nodes):
     async def close(self) -> None:
         """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""
         await self._connections.close()
+
+
+def _revoke(cursor: sqlite3.Cursor, revocation: Revocation) -> bool:
+    return revoke_row(
+        cursor,
+        octets_of(revocation.serial),
+        seconds_of(revocation.at),
+        revocation.reason,
+        outside=revocation.outside,
+        private=revocation.private,
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
