@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from cmpd import daemon, nodes
+from cmpd import daemon, nodes, revoking
 from cmpd.fingerprint import fingerprint
 from cmpd.issuers.local import LocalIssuer
 from cmpd.nodes import Configuration, Membership, differences
 from cmpd.ordering import OrderDesk
 from cmpd.ports import Node
+from cmpd.revoking import RevocationDesk
 from cmpd.settings import Settings
 from cmpd.store.sqlite import SQLiteStore
 from tests.contract.store import KEY, NOW
@@ -264,6 +265,31 @@ class TestOrders:
         assert ca.looks == 0
         await OrderDesk(world.store, {"local": ca}, world.clock).once("local")
         assert ca.looks == 1
+
+    async def test_who_does_not_see_to_an_issuer_leaves_its_certificates_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Revocations over there, and looks for those of others, are for one process."""
+        asked: list[str] = []
+
+        async def once(_desk: RevocationDesk, name: str) -> bool:
+            asked.append(name)
+            return False
+
+        monkeypatch.setattr(RevocationDesk, "once", once)
+        monkeypatch.setattr(revoking, "IDLE_SECONDS", 0.01)
+        mine: list[str] = []
+        desk = RevocationDesk(world.store, {"local": world.issuer}, world.clock, sees_to=mine.__contains__)
+        work = asyncio.create_task(desk._work("local"))
+        try:
+            await asyncio.sleep(0.05)
+            assert asked == []
+            mine.append("local")
+            async with asyncio.timeout(5):
+                while not asked:
+                    await asyncio.sleep(0.01)
+        finally:
+            work.cancel()
 
     async def test_a_process_that_was_paused_before_it_submits_does_not(
         self, world: World, ca: SlowCA, monkeypatch: pytest.MonkeyPatch
