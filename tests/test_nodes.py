@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cmpd import daemon, nodes, revoking
+from cmpd.asn1 import PKIStatus
 from cmpd.fingerprint import fingerprint
 from cmpd.issuers.local import LocalIssuer
 from cmpd.nodes import Configuration, Membership, differences
@@ -22,7 +23,6 @@ from cmpd.settings import Settings
 from cmpd.store.sqlite import SQLiteStore
 from tests.contract.store import KEY, NOW
 from tests.daemon import ROOT, Site
-from tests.ee import Answer
 from tests.orders import SlowCA
 from tests.world import World
 
@@ -229,26 +229,27 @@ class TestOrders:
         world.profile()
         return slow
 
-    async def test_what_another_process_settles_is_answered_at_once(self, world: World, ca: SlowCA) -> None:
-        """Submitted where it was asked for, and heard of by who asks the issuer."""
+    async def test_what_comes_at_once_does_so_whoever_is_asked(self, world: World, ca: SlowCA) -> None:
+        """It is submitted where it was asked for."""
+        ca.at_once = True
         ee = await world.code()
-        other = OrderDesk(world.store, {"local": ca}, world.clock)
         assert world.desk is not None
         world.desk.start()
         try:
-            draft = ee.ir()
-            asked = asyncio.create_task(world.send(ee, draft))
-            async with asyncio.timeout(1.5):
-                while not await world.store.tickets("local"):
-                    await asyncio.sleep(0.01)
-                assert ca.looks == 0
-                await ca.deliver()
-                await other.once("local")
-                answer: Answer = await asked
-            assert answer.status is not None
-            assert answer.status.name == "accepted"
+            answer = await world.send(ee, ee.ir())
         finally:
             await world.desk.stop()
+        assert answer.status is PKIStatus.accepted
+        assert (len(ca.orders), ca.looks) == (1, 0)
+
+    async def test_what_was_ordered_of_another_process_is_left_to_who_sees_to_it(
+        self, world: World, ca: SlowCA
+    ) -> None:
+        ee = await world.code()
+        await world.send(ee, ee.ir())  # of a process that has died since
+        await OrderDesk(world.store, {"local": ca}, world.clock, sees_to=lambda _: False).once("local")
+        assert ca.orders == {}
+        await OrderDesk(world.store, {"local": ca}, world.clock).once("local")
         assert len(ca.orders) == 1
 
     async def test_who_does_not_see_to_an_issuer_only_submits(self, world: World, ca: SlowCA) -> None:
