@@ -575,7 +575,10 @@ class Daemon:
     async def _join(self, loaded: Loaded) -> None:
         """Say what is in use, and see to what nobody else does."""
         names = [name for name, one in loaded.issuers.items() if isinstance(one, Ordering | Revoker | Watched)]
-        self._membership.configure(await configuration_of(loaded), [SWEEP, *map(issuer_lease, names)])
+        leases = [SWEEP, *map(issuer_lease, names)]
+        self._membership.configure(await configuration_of(loaded), leases)
+        for name in leases:
+            self.metrics.lease(name, functools.partial(self._membership.holds, name))
         try:
             await self._membership.look()
         except StoreUnavailable as error:  # it is tried again a second later
@@ -592,7 +595,7 @@ class Daemon:
         for one in others:
             self._exchanged.read(one.id, one.counts, buckets, time.monotonic())
         self._exchanged.keep([one.id for one in others])
-        self.metrics.nodes(1 + len(others), self._membership.held)
+        self.metrics.nodes(1 + len(others))
 
     def _tell_differences(self, differing: Mapping[str, str]) -> None:
         """Show where processes have different configurations; one of them says so in the log."""

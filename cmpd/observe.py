@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -353,11 +353,13 @@ class Metrics:
             )
         self._tls_expiry.set(ends.timestamp())
 
-    def nodes(self, count: int, leases: Mapping[str, bool]) -> None:
-        """Show how many processes there are, and what this one sees to."""
+    def nodes(self, count: int) -> None:
+        """Show how many processes there are."""
         self._nodes.set(count)
-        for name, held in leases.items():
-            self._leases.labels(name).set(held)
+
+    def lease(self, name: str, held: Callable[[], bool]) -> None:
+        """Show whether this process sees to something, as it is when it is asked."""
+        self._leases.labels(name).set_function(held)
 
     def differs(self, profiles: Collection[str]) -> None:
         """Show in which profiles processes differ."""
