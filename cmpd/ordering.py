@@ -226,12 +226,13 @@ class OrderDesk:
         if ended:
             self._failures.pop((name, True), None)
         if not place.queue:
+            before = set(place.ours)
             found = await self.store.orders_open(name, (OrderState.intended,), BATCH)
             mine = {one.stamp for one in found} if self.sees_to(name) else place.ours
             place.queue += (
                 one for one in found if one.due <= now and one.stamp in mine and one.stamp not in place.running
             )
-            place.ours.intersection_update(one.stamp for one in found)  # what is not there was moved by another process
+            place.ours -= before.difference(one.stamp for one in found)  # another process has moved those
         while place.queue and len(place.running) < AT_ONCE:
             order = place.queue.popleft()
             place.ours.discard(order.stamp)
@@ -291,7 +292,6 @@ class OrderDesk:
     # ------------------------------------------------------------------------------------------ the steps
 
     async def _submit(self, issuer: Ordering, order: Order) -> None:
-        now = self.clock()
         try:
             hint = await issuer.prepare(order)
         except OrderRefused as error:
@@ -300,6 +300,7 @@ class OrderDesk:
         except OrderNotDone as error:
             await self._later(order, error)
             raise IssuerUnavailable(str(error)) from error
+        now = self.clock()
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:

@@ -230,6 +230,7 @@ class TestConfig:
             ("ca", "chain"),
             ("cert", "list"),
             ("cert", "show", "1"),
+            ("cert", "revoke", "1", "--yes"),
             ("service-user", "add", "x", "--fingerprint", "0" * 64),
             ("service-user", "list"),
             ("service-user", "remove", "x", "--all"),
