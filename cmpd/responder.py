@@ -302,7 +302,14 @@ class _Conversation:
         """The sender is known: may it, and what comes of it."""
         message, authenticator = received.message, self._office.authenticator
         try:
-            validation.authorise(received, credential, realm.profile, self._now, operation=self._arrival.operation)
+            validation.authorise(
+                received,
+                credential,
+                realm.profile,
+                self._now,
+                operation=self._arrival.operation,
+                used_up=realm.orders,
+            )
         except NotAuthorized:
             # a code that was used up a moment ago, by these very octets: the answer is there
             again = await self._answered_meanwhile(received, request)
