@@ -143,21 +143,22 @@ async def _examine(settings: Settings, chosen: Mapping[str, Issuer]) -> list[_Ro
 async def _store(settings: Settings, rows: list[_Row]) -> AsyncIterator[AdminStore | None]:
     """The store, if there is one of this version that can be opened; what was found of it becomes a row."""
     path = settings.store.path
-    if not path.exists():
+    where = "the database server" if path is None else str(path)
+    if path is not None and not path.exists():
         rows.append(_row(settings, "store", "note", f"{path} is not there yet; `cmpd serve` makes it"))
         yield None
         return
     try:
-        if not service.is_current(path):
+        if path is not None and not service.is_current(path):
             yield None
             return
-        async with store_of(settings) as store:
+        async with store_of(settings, migrate=False) as store:
             await store.ready()
-            rows.append(_row(settings, "store", "ok", f"{path} can be written to"))
+            rows.append(_row(settings, "store", "ok", f"{where} can be written to"))
             yield store
     except (SettingsError, StoreUnavailable, OSError) as error:
-        text = f"{path} cannot be used ({error}); see to its permissions, and that the disk is not full"
-        rows.append(_row(settings, "store", "problem", text))
+        todo = "see README, PostgreSQL" if path is None else "see to its permissions, and that the disk is not full"
+        rows.append(_row(settings, "store", "problem", f"{where} cannot be used ({error}); {todo}"))
         yield None
 
 

@@ -1,55 +1,62 @@
 """Who else works on the store, and who sees to what, in SQL: leases and the processes that hold them.
 
-All processes are on one machine, as SQLite asks: its clock is the store's.
+Times are in milliseconds since 1970, by the database's clock: in SQLite that of the machine.
 """
 
 import json
 import sqlite3
-import time
 from collections.abc import Collection
 
 from cmpd.ports import Node
-from cmpd.store.group_commit import GroupCommit
+from cmpd.store.group_commit import Row
+from cmpd.store.operators import Connections
 from cmpd.store.rows import datetime_of, seconds_of
 
+NOW = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 _LEASE = "SELECT holder, ends FROM lease WHERE name = ?"
 _KEEP_LEASE = (
     "INSERT INTO lease (name, holder, ends) VALUES (?, ?, ?)"
     " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends = excluded.ends"
 )
 _COLUMNS = "id, host, pid, place, version, started, seen, configuration, profiles, counts"
-_KEEP_NODE = f"INSERT OR REPLACE INTO node ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants only
+_KEEP_NODE = (
+    f"INSERT INTO node ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants only
+    " ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen = excluded.seen,"
+    " configuration = excluded.configuration, profiles = excluded.profiles, counts = excluded.counts"
+)
 _NODES = f"SELECT {_COLUMNS} FROM node ORDER BY started, id"  # noqa: S608  constants only
 
 
 class Nodes:
     """The part of `SQLiteStore` that is about processes."""
 
-    _connections: GroupCommit
+    _connections: Connections
 
     async def lease(self, name: str, holder: str, seconds: float, /) -> bool:
         """See `ports.NodeStore`."""
 
-        def is_free(row: tuple[str, int] | None) -> bool:
-            now = _now()
+        def is_free(row: Row | None, now: int) -> bool:
             return row is None or row[0] == holder or not now < row[1] <= now + int(2 * seconds * 1000)
 
         def work(cursor: sqlite3.Cursor) -> bool:
-            if not is_free(cursor.execute(_LEASE, (name,)).fetchone()):
+            ((now,),) = cursor.execute(NOW).fetchall()
+            if not is_free(cursor.execute(_LEASE, (name,)).fetchone(), now):
                 return False
-            cursor.execute(_KEEP_LEASE, (name, holder, _now() + int(seconds * 1000)))
+            cursor.execute(_KEEP_LEASE, (name, holder, now + int(seconds * 1000)))
             return True
 
         rows = await self._connections.read(_LEASE, (name,))
-        if rows and not is_free((rows[0][0], rows[0][1])):
+        if rows and not is_free(rows[0], await self._now()):
             return False
         return await self._connections.write(work)
 
     async def release(self, name: str, holder: str, /) -> None:
         """See `ports.NodeStore`."""
-        await self._connections.write(
-            lambda cursor: cursor.execute("DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder))
-        )
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            cursor.execute("DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder))
+
+        await self._connections.write(work)
 
     async def keep_node(self, node: Node, /) -> None:
         """See `ports.NodeStore`."""
@@ -60,17 +67,21 @@ class Nodes:
             node.place,
             node.version,
             seconds_of(node.started),
-            _now(),
             node.configuration,
             json.dumps(dict(node.profiles)),
             json.dumps(dict(node.counts)),
         )
-        await self._connections.write(lambda cursor: cursor.execute(_KEEP_NODE, row))
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            ((now,),) = cursor.execute(NOW).fetchall()
+            cursor.execute(_KEEP_NODE, (*row[:6], now, *row[6:]))
+
+        await self._connections.write(work)
 
     async def nodes(self) -> tuple[Node, ...]:
         """See `ports.NodeStore`."""
         rows = await self._connections.read(_NODES, ())
-        now = _now()
+        now = await self._now()
         held: dict[str, list[str]] = {}
         for name, holder in await self._connections.read(
             "SELECT name, holder FROM lease WHERE ends > ? ORDER BY name", (now,)
@@ -104,7 +115,6 @@ class Nodes:
         if rows:
             await self._connections.write(work)
 
-
-def _now() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    async def _now(self) -> int:
+        ((now,),) = await self._connections.read(NOW, ())
+        return int(now)

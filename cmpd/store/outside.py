@@ -1,4 +1,4 @@
-"""Certificates whose issuer is over there, in the SQLite store: what each call of `ports.OutsideStore` is in SQL.
+"""Certificates whose issuer is over there, in a store in SQL: what each call of `ports.OutsideStore` is in SQL.
 
 Everything is in the certificate's own row: that it is revoked, and that it is due over there, is one commit.
 """
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from cmpd.exchange import IssuedCertificate, OutsideRevocation, OutsideState, RevocationReason
-from cmpd.store.group_commit import GroupCommit
+from cmpd.store.operators import Connections
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     certificate_of,
@@ -44,14 +44,14 @@ _UNCOLLECTED = (
 )
 _KEEP_LOOK = (
     "INSERT INTO issuer (name, looked) VALUES (?, ?)"
-    " ON CONFLICT (name) DO UPDATE SET looked = max(ifnull(looked, 0), excluded.looked)"
+    " ON CONFLICT (name) DO UPDATE SET looked = max(ifnull(issuer.looked, 0), excluded.looked)"
 )
 
 
 class Outside:
-    """The part of `SQLiteStore` that is about what happens over there."""
+    """The part of a store that is about what happens over there."""
 
-    _connections: GroupCommit
+    _connections: Connections
 
     async def outside_due(self, issuer: str, now: datetime, limit: int, /) -> tuple[IssuedCertificate, ...]:
         """See `ports.OutsideStore`."""
