@@ -37,6 +37,7 @@ from cmpd.store.nodes import Nodes
 from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
 from cmpd.store.outside import Outside
+from cmpd.store.pruning import Pruning
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -85,6 +86,7 @@ _INSERT_REFUSAL = (
     "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
     " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_DROP_REFUSALS = "DELETE FROM refusal WHERE id IN (SELECT id FROM refusal WHERE id <= ? ORDER BY id LIMIT ?)"
 _ADVANCE = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, last_request = ?, last_reply = ?"
     " WHERE transaction_id = ? AND state = ?"
@@ -109,7 +111,7 @@ _UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND 
 """Whoever asks for the same again gets the same."""
 
 
-class Serving(Operators, Orders, Outside, Nodes, ABC):
+class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -263,7 +265,7 @@ class Serving(Operators, Orders, Outside, Nodes, ABC):
 
     def _keep(self, cursor: sqlite3.Cursor, refusal: Refusal) -> None:
         cursor.execute(_INSERT_REFUSAL, refusal_row_of(refusal))
-        cursor.execute("DELETE FROM refusal WHERE id <= ?", ((cursor.lastrowid or 0) - self._refusals,))
+        cursor.execute(_DROP_REFUSALS, ((cursor.lastrowid or 0) - self._refusals, SWEEP))
 
     async def advance(
         self,
@@ -384,6 +386,10 @@ class Serving(Operators, Orders, Outside, Nodes, ABC):
     @abstractmethod
     async def ready(self) -> None:
         """See `ports.Store`."""
+
+    @abstractmethod
+    async def size(self) -> int:
+        """See `AdminStore`."""
 
     @abstractmethod
     async def close(self) -> None:
