@@ -53,7 +53,7 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
     operation.exchange.seat = ",".join(one.approved.seat for one in orders if one.approved.seat)
     if not before:
         issuer = operation.realm.profile.issuer
-        desk.nudge(issuer)
+        desk.nudge(issuer, (one.stamp for one in orders))
         seconds = PROMPT_SECONDS if polls else NO_POLLING_SECONDS
         await desk.settled(issuer, operation.received.transaction_id, len(orders), seconds)
     kept = await store.orders_of(operation.received.transaction_id)

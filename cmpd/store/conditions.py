@@ -48,7 +48,8 @@ INSERT_TRANSACTION = (
     " ON CONFLICT (transaction_id) DO NOTHING"
 )
 _CONSUME_CODE = (
-    "UPDATE enrollment_code SET used = used + ?, locks = 0, locked_until = NULL WHERE id = ? AND revoked_at IS NULL"
+    "UPDATE enrollment_code SET used = used + ?, locks = 0, locked_until = NULL, wrong_macs = 0"
+    " WHERE id = ? AND revoked_at IS NULL"
     " AND (valid_from IS NULL OR valid_from <= ?) AND (expires IS NULL OR expires > ?)"
     " AND (uses IS NULL OR used + ? <= uses)"
 )
