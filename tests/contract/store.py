@@ -523,9 +523,16 @@ class StoreContract:
 
     async def test_a_code_that_is_consumed_has_no_more_locks(self, store: AdminStore) -> None:
         made = await make_code(store, uses=2)
-        await store.lock_code(made.id, until=NOW + 60 * SECOND, locks=5)
+        await store.lock_code(made.id, until=NOW, locks=5)
         await issue(store, made.id)
         assert await store.code("device", b"ref") == replace(made, used=1)
+
+    async def test_a_lock_that_has_begun_meanwhile_outlives_the_use_of_its_code(self, store: AdminStore) -> None:
+        """A right MAC that was looked at before the lock must not let the guesser go on, at any node."""
+        made = await make_code(store, uses=2)
+        await store.lock_code(made.id, until=NOW + SECOND, locks=5)
+        await issue(store, made.id)
+        assert await store.code("device", b"ref") == replace(made, used=1, locked_until=NOW + SECOND, locks=5)
 
     async def test_a_code_is_unlocked(self, store: AdminStore) -> None:
         made = await make_code(store)
