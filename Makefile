@@ -1,6 +1,8 @@
 # make run    a running CMP server with its own CA in ./cmpd-data   (ARGS="--dir DIR --listen HOST:PORT")
 # make test   formatting, lint, types, layers and all tests          (ARGS="-k kur" goes to pytest)
 # make bench  the load client: the tables of README's "Speed"        (ARGS="--quick" goes to it)
+# make chaos  three servers on one store, many clients, everything that can go wrong, for ten minutes, and a checker
+#             (ARGS="--seconds N --seed S --store sqlite" goes to it)
 # make lint   the first four of `make test`
 # make clean  away with everything that make has made, cmpd-data excepted
 #
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 ARGS ?=
 
-.PHONY: run test bench lint clean openssl
+.PHONY: run test bench chaos lint clean openssl
 .DELETE_ON_ERROR:
 
 run: openssl $(VENV)/run.stamp
@@ -24,6 +26,9 @@ test: openssl lint
 
 bench: openssl $(VENV)/test.stamp
 	@$(BIN)/python -m bench $(ARGS)
+
+chaos: openssl $(VENV)/test.stamp
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check --quiet --output-format concise
