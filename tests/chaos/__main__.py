@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.checker import report
-from tests.chaos.run import CLIENTS, backend, run
+from tests.chaos.run import CLIENTS, STORES, backend, run
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the schedule of faults and of what clients do; else a new one")
     parser.add_argument("--nodes", type=int, default=3, help="processes of cmpd serve (3)")
     parser.add_argument("--clients", type=int, default=CLIENTS, help=f"clients ({CLIENTS})")
-    parser.add_argument("--store", default="sqlite", help="sqlite")
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="the store that the nodes share (sqlite)")
     parser.add_argument("--folder", type=Path, help="where history, schedule, report and logs go; else a new one")
     args = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed

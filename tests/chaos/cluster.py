@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -53,7 +53,7 @@ class Backend(Protocol):
     def faults(self) -> Sequence[str]:
         """The kinds of `faults.Fault` that are its own."""
 
-    async def start(self) -> None: ...
+    async def start(self, nodes: list[str]) -> None: ...
     async def stop(self) -> None: ...
     def url(self, node: str) -> str:
         """`[store] url` for a node, or for the operator (an empty name)."""
@@ -73,7 +73,7 @@ class SQLite:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "shared.db"
 
-    async def start(self) -> None:
+    async def start(self, nodes: list[str]) -> None:
         """The first node makes the file."""
 
     async def stop(self) -> None:
@@ -99,11 +99,34 @@ class SQLite:
         contents.read_sqlite(self._path, found)
 
 
+class Weather:
+    """Whether the store can be had."""
+
+    def __init__(self) -> None:
+        self._faults = 0
+        self._until = 0.0
+
+    @contextlib.contextmanager
+    def storm(self) -> Iterator[None]:
+        """A fault of the store, while it lasts."""
+        self._faults += 1
+        try:
+            yield
+        finally:
+            self._faults -= 1
+            self._until = time.monotonic()
+
+    def was_bad(self, since: float) -> bool:
+        return self._faults > 0 or self._until >= since
+
+
 class Node:
     """One process at a time, started again and again on the same port."""
 
-    def __init__(self, name: str, config: Path, port: FreePort, admin: FreePort) -> None:
+    def __init__(self, name: str, config: Path, port: FreePort, admin: FreePort, weather: Weather) -> None:
         self.name = name
+        self._weather = weather
+        self._started = 0.0
         self.life = 0
         """How often it has been started."""
         self.busy = False
@@ -122,15 +145,19 @@ class Node:
     def start(self) -> None:
         self._log = self._log or self.log.open("ab")
         self.life += 1
+        self._started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cmpd", "serve", "--config", str(self._config)], cwd=ROOT, stderr=self._log
         )
 
     async def ready(self) -> None:
-        """Wait until it serves."""
+        """Wait until it serves. One that could not have the store when it started is started again, as systemd does."""
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
+            if self._process.poll() == 1 and self._weather.was_bad(self._started):
+                await asyncio.sleep(0.2)
+                self.start()
             if self._process.poll() is not None:
                 self.died.append(f"node {self.name} has ended by itself: exit status {self._process.returncode}")
                 return
@@ -175,10 +202,11 @@ class Node:
 class Cluster:
     """Nodes and store, and the operator's own connection to it."""
 
-    def __init__(self, site: Site, backend: Backend, nodes: list[Node]) -> None:
+    def __init__(self, site: Site, backend: Backend, nodes: list[Node], weather: Weather) -> None:
         self.site = site
         self.backend = backend
         self.nodes = nodes
+        self.weather = weather
 
     async def operator(self) -> AdminStore:
         """The store as an operator's command has it."""
@@ -204,13 +232,15 @@ async def cluster(folder: Path, backend: Backend, number: int, history: History)
     history.terms["device"] = Terms()
     site.append(LIMITS)
     text = site.config.read_text()
+    weather = Weather()
     nodes = []
     try:
-        await backend.start()
-        for name in map(str, range(1, number + 1)):
+        names = [str(one) for one in range(1, number + 1)]
+        await backend.start(names)
+        for name in names:
             port, admin = FreePort(), FreePort()
             config = site.folder / f"node-{name}.toml"
-            nodes.append(Node(name, config, port, admin))
+            nodes.append(Node(name, config, port, admin, weather))
             config.write_text(
                 text.replace('listen = "127.0.0.1:0"', f'listen = "{port.listen}"', 1)
                 .replace('listen = "127.0.0.1:0"', f'listen = "{admin.listen}"', 1)
@@ -221,7 +251,7 @@ async def cluster(folder: Path, backend: Backend, number: int, history: History)
                 await nodes[0].ready()  # it makes the tables
         for node in nodes:
             await node.ready()
-        yield Cluster(site, backend, nodes)
+        yield Cluster(site, backend, nodes, weather)
     finally:
         for node in nodes:
             node.close()

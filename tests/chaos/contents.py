@@ -1,7 +1,7 @@
 """What a store holds, read when nobody writes any more."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def read_sqlite(path: Path, found: Contents) -> None:
     """What only SQL can ask: the days' budgets, and whether tables and file are sound."""
     connection = sqlite3.connect(path)
     try:
-        _counted(found, lambda query: connection.execute(query).fetchall())
+        counted(found, lambda query: connection.execute(query).fetchall())
         for pragma in ("integrity_check", "foreign_key_check"):
             rows = connection.execute(f"PRAGMA {pragma}").fetchall()
             found.faults += [f"{pragma}: {row}" for row in rows if row != ("ok",)]
@@ -133,9 +133,9 @@ def read_sqlite(path: Path, found: Contents) -> None:
         connection.close()
 
 
-def _counted(found: Contents, ask: Any) -> None:
-    rows: Iterable[tuple[str, int, int]] = ask(SPENT)
-    found.spent = {(profile, day): number for profile, day, number in rows}
+def counted(found: Contents, ask: Callable[[str], list[tuple[Any, ...]]]) -> None:
+    """Ask in SQL for what every database is asked."""
+    found.spent = {(profile, day): number for profile, day, number in ask(SPENT)}
     for what, query in FAULTS.items():
         ((number,),) = ask(query)
         if number:

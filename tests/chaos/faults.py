@@ -28,11 +28,12 @@ WEIGHTS = {
     "pause": 4,
     "lock": 3,
     "crash": 2,
+    "stall": 1,
     "terminate": 3,
     "cut": 3,
     "swallow": 6,
 }
-LONGEST = {"kill": 1.0, "pause": 3.0, "lock": 2.0, "crash": 1.5}
+LONGEST = {"kill": 1.0, "pause": 3.0, "lock": 2.0, "crash": 1.5, "stall": 2.0}
 """The longest that one lasts, in seconds; once in ten times it lasts `FAR_TOO_LONG`."""
 FAR_TOO_LONG = 6.5
 """Longer than anybody waits for a lock."""
@@ -64,7 +65,11 @@ def schedule(seed: int, seconds: float, nodes: Sequence[str], own: Sequence[str]
     while at < seconds - LAST:
         (kind,) = chance.choices(kinds, [WEIGHTS[each] for each in kinds])
         longest = LONGEST.get(kind, 0.0)
-        lasting = FAR_TOO_LONG if kind in {"pause", "lock"} and chance.random() < 0.1 else chance.uniform(0.05, longest)
+        lasting = (
+            FAR_TOO_LONG
+            if kind in {"pause", "lock", "stall"} and chance.random() < 0.1
+            else chance.uniform(0.05, longest)
+        )
         faults.append(Fault(round(at, 3), kind, chance.choice(nodes), round(lasting, 2) if longest else 0.0))
         at += chance.uniform(*GAP)
     return faults
@@ -85,7 +90,8 @@ async def cause(faults: Sequence[Fault], cluster: Cluster, history: History, beg
 
 async def _at_store(fault: Fault, cluster: Cluster, history: History) -> None:
     since = time.monotonic()
-    await cluster.backend.apply(fault.kind, fault.node, fault.seconds)
+    with cluster.weather.storm():
+        await cluster.backend.apply(fault.kind, fault.node, fault.seconds)
     history.acts.append(Act(fault.kind, fault.node, since, time.monotonic()))
 
 

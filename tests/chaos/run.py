@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from tests.chaos.clients import Client, Office, settle
 from tests.chaos.cluster import Backend, SQLite, cluster
 from tests.chaos.faults import Fault, cause, schedule
 from tests.chaos.history import History
+from tests.chaos.postgresql import PostgreSQL
 
 CLIENTS = 12
+STORES: dict[str, Callable[[Path], Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 
 @dataclass(slots=True)
@@ -54,9 +57,9 @@ def _counted(counter: Counter[str]) -> str:
 
 def backend(name: str, folder: Path) -> Backend:
     """The store of this name; raises ValueError for one that is not known."""
-    if name == "sqlite":
-        return SQLite(folder)
-    raise ValueError(f"no store {name!r}: sqlite")
+    if name not in STORES:
+        raise ValueError(f"no store {name!r}; there are {', '.join(STORES)}")
+    return STORES[name](folder)
 
 
 async def run(

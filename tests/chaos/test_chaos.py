@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.checker import report
 from tests.chaos.run import Outcome, backend, run
 
-SECONDS = {"sqlite": 25.0}
+SECONDS = {"sqlite": 25.0, "postgresql": 35.0}
 NODES = 3
 
 
