@@ -1,5 +1,5 @@
 # make run    a running CMP server with its own CA in ./cmpd-data   (ARGS="--dir DIR --listen HOST:PORT")
-# make test   formatting, lint, types, layers and all tests          (ARGS="-k kur" goes to pytest)
+# make test   formatting, lint, types, layers and all tests          (ARGS="-k kur" goes to pytest; JOBS=1: one after another)
 # make bench  the load client: the tables of README's "Speed"        (ARGS="--quick" goes to it)
 # make chaos  three servers on one store, many clients, everything that can go wrong, for ten minutes, and a checker
 #             (ARGS="--seconds N --seed S --store sqlite" goes to it)
@@ -14,6 +14,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := $(VENV)/bin
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 ARGS ?=
+# One more than the cores of a small machine: tests with real processes wait as much as they work.
+JOBS ?= 3
 
 .PHONY: run test bench chaos lint clean openssl
 .DELETE_ON_ERROR:
@@ -22,7 +24,7 @@ run: openssl $(VENV)/run.stamp
 	@exec $(BIN)/python -m cmpd quickstart $(ARGS)
 
 test: openssl lint
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 bench: openssl $(VENV)/test.stamp
 	@$(BIN)/python -m bench $(ARGS)

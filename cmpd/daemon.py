@@ -70,7 +70,7 @@ from cmpd.profile.access import Surroundings, access_faults
 from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
 from cmpd.settings import Listen, Server, Settings, SettingsError
-from cmpd.store import AdminStore, open_store
+from cmpd.store import AdminStore, Database, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,7 @@ class Loaded:
     tls: TLSContext | None
     """The TLS listener's context; it asks for no client certificates before `_prepare`."""
     store_key: bytes
+    database: Database
 
 
 def load(settings: Settings) -> Loaded:
@@ -122,9 +123,13 @@ def load(settings: Settings) -> Loaded:
     """
     faults: list[str] = []
     file = settings.path
-    store_key = b""
+    store_key, database = b"", Database()
     try:
         store_key = settings.store.key()
+    except SettingsError as error:
+        faults += error.faults
+    try:
+        database = settings.store.database()
     except SettingsError as error:
         faults += error.faults
     if (fault := http_fault(settings.server)) is not None:
@@ -167,7 +172,7 @@ def load(settings: Settings) -> Loaded:
         )
     if faults:
         raise SettingsError(faults)
-    return Loaded(settings, made, profiles, context, store_key)
+    return Loaded(settings, made, profiles, context, store_key, database)
 
 
 def _told(profile: Profile, issuer: Issuer | None) -> list[str]:
@@ -437,7 +442,11 @@ class Daemon:
         self._log = set_up_logging(settings.log.format, settings.log.level)
         _allow_connections(settings.limits.connections, self._log)
         self._store = await open_store(
-            settings.store.url, base=settings.base, key=loaded.store_key, refusals=settings.store.refusals
+            settings.store.url,
+            base=settings.base,
+            key=loaded.store_key,
+            refusals=settings.store.refusals,
+            database=loaded.database,
         )
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -729,6 +738,10 @@ class Daemon:
             ("store.url", old.store.url, new.store.url),
             ("store.key_file", self._loaded.store_key, loaded.store_key),
             ("store.refusals", old.store.refusals, new.store.refusals),
+            ("store.password_file", self._loaded.database.password, loaded.database.password),
+            ("store.connections", old.store.connections, new.store.connections),
+            ("store.statement_timeout", old.store.statement_timeout, new.store.statement_timeout),
+            ("store.statement_cache", old.store.statement_cache, new.store.statement_cache),
         ):
             if before != after:
                 at_next_start.append(key)

@@ -32,6 +32,8 @@ from pydantic import (
 
 from cmpd.limits import Limits
 from cmpd.profile import Duration
+from cmpd.store import Database
+from cmpd.store.url import SCHEMES, read_server_url, without_password
 
 DEFAULT_PATH = Path("/etc/cmpd/cmpd.toml")
 KEY_SIZE = 32
@@ -123,9 +125,13 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 def _store_url(url: str, info: ValidationInfo) -> str:
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in SCHEMES:
+        read_server_url(url)
+        return url
     if not separator or scheme != "sqlite":
         raise ValueError(
-            'no such store; write "sqlite:///cmpd.db" (beside this file) or "sqlite:////var/lib/cmpd/cmpd.db"'
+            'no such store; write "sqlite:///cmpd.db" (beside this file), "sqlite:////var/lib/cmpd/cmpd.db"'
+            ' or "postgresql://cmpd@db.example.com/cmpd"'
         )
     if not rest.startswith("/") or rest.strip("/") == "" or "?" in rest:
         raise ValueError('not a store URL; write "sqlite:///" and the path of the database, nothing after it')
@@ -265,8 +271,9 @@ class Admin(_Section):
 class StoreSettings(_Section):
     """[store]: the database."""
 
-    url: Annotated[str, AfterValidator(_store_url)] = "sqlite:///cmpd.db"
-    """The database: `sqlite:///FILE` beside cmpd.toml, or `sqlite:////ABSOLUTE/FILE`."""
+    url: Annotated[str, AfterValidator(_store_url)] = Field(default="sqlite:///cmpd.db", repr=False)
+    """The database: `sqlite:///FILE` beside cmpd.toml, `sqlite:////ABSOLUTE/FILE`, or for several nodes
+    `postgresql://USER@HOST/DATABASE` with the parameters that libpq knows."""
     key_file: FilePath = Path("secrets/store.key")
     """File with 32 random octets in base64 that encrypt the enrollment codes in the database; mode 0600 or 0640.
     `${CREDENTIALS_DIRECTORY}/NAME` is a systemd credential."""
@@ -275,10 +282,33 @@ class StoreSettings(_Section):
     refusals: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     """How many of the last refusals are kept, for `cmpd refusals`."""
 
+    password_file: FilePath | None = None
+    """PostgreSQL: file with the role's password, so that it is not in the URL; mode 0600 or 0640.
+    `${CREDENTIALS_DIRECTORY}/NAME` is a systemd credential."""
+    connections: Annotated[int, Field(ge=3, le=100)] = 8
+    """PostgreSQL: the most connections that this node makes."""
+    statement_timeout: Duration = Field(default="5s")  # type: ignore[assignment]  # validated as a default too
+    """PostgreSQL: after how long a statement is given up, and for how long a server that is gone is looked for."""
+    statement_cache: bool = True
+    """PostgreSQL: whether statements are prepared once for each connection; `false` by way of pgbouncer in
+    transaction mode."""
+    migrate: bool = True
+    """PostgreSQL: whether `serve` and other commands bring an older schema up to date; `false`: it is refused."""
+
     @property
-    def path(self) -> Path:
-        """The SQLite database's absolute path."""
-        return Path(self.url.removeprefix("sqlite:///"))
+    def path(self) -> Path | None:
+        """The SQLite database's absolute path; None for another store."""
+        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:") else None
+
+    def database(self, *, migrate: bool = True) -> Database:
+        """What the store is told beside its URL; `migrate` False: nothing is changed. Raises SettingsError."""
+        return Database(
+            password=None if self.password_file is None else read_password(self.password_file),
+            connections=self.connections,
+            statement_timeout=self.statement_timeout.total_seconds(),
+            statement_cache=self.statement_cache,
+            migrate=self.migrate and migrate,
+        )
 
     def key(self) -> bytes:
         """Read the store key: 32 octets. Raises SettingsError."""
@@ -379,19 +409,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def read_key(path: Path) -> bytes:
     """Read a key file of 32 octets in base64. Raises SettingsError, which never shows the content."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_bytes()[:1024]
-    except FileNotFoundError:
-        raise SettingsError(
-            [f"{path}: store.key_file: no such file; restore it: without it no enrollment code is readable"]
-        ) from None
-    except OSError as error:
-        raise SettingsError(
-            [f"{path}: store.key_file: cannot be read: {error.strerror}; check its permissions"]
-        ) from None
-    if mode & 0o007:
-        raise SettingsError([f"{path}: store.key_file: mode {mode:04o} opens it to every user; chmod 600 it"])
+    text = _secret("store.key_file", path, "restore it: without it no enrollment code is readable")
     try:
         key = base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:
@@ -403,6 +421,31 @@ def read_key(path: Path) -> bytes:
             [f"{path}: store.key_file: {len(key)} octets, not {KEY_SIZE}; `openssl rand -base64 32` makes a new one"]
         )
     return key
+
+
+def read_password(path: Path) -> str:
+    """Read a file with a password. Raises SettingsError, which never shows the content."""
+    text = _secret("store.password_file", path, "write the password of the database role into it")
+    try:
+        password = text.rstrip(b"\r\n").decode()
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path}: store.password_file: not UTF-8; write it in UTF-8"]) from None
+    if not password:
+        raise SettingsError([f"{path}: store.password_file: is empty; write the password of the database role into it"])
+    return password
+
+
+def _secret(key: str, path: Path, advice: str) -> bytes:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_bytes()[:1024]
+    except FileNotFoundError:
+        raise SettingsError([f"{path}: {key}: no such file; {advice}"]) from None
+    except OSError as error:
+        raise SettingsError([f"{path}: {key}: cannot be read: {error.strerror}; check its permissions"]) from None
+    if mode & 0o007:
+        raise SettingsError([f"{path}: {key}: mode {mode:04o} opens it to every user; chmod 600 it"])
+    return text
 
 
 def describe(path: Path, model: type[BaseModel], error: ValidationError) -> list[str]:
@@ -424,12 +467,17 @@ def describe(path: Path, model: type[BaseModel], error: ValidationError) -> list
         else:
             if "; " not in reason:
                 reason = f"{reason[:1].lower()}{reason[1:]}; correct the value"
-            shown = "a table" if isinstance(fault["input"], Mapping) else repr(fault["input"])
+            shown = "a table" if isinstance(fault["input"], Mapping) else repr(_shown(fault["input"]))
             if len(shown) > _SHOWN:
                 shown = f"{shown[:_SHOWN]}…"
             value = "" if fault["input"] == "" else f"value {shown}: "
             faults.append(f"{path}: {'.'.join(location)}: {value}{reason}")
     return faults
+
+
+def _shown(value: object) -> object:
+    """A value for people: without the password of a URL."""
+    return without_password(value) if isinstance(value, str) else value
 
 
 def _keys(model: Any, location: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What all tests share: one CA, and a whole service without sockets."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,22 @@ from cmpd.issuers.local import LocalIssuer, create_ca
 from cmpd.issuers.local.ca import CreatedCA
 from cmpd.store.sqlite import SQLiteStore
 from tests.world import Clock, World
+
+LONGEST_ID = 32
+"""Octets that are short enough to be a test's name."""
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long octets are called by their argument: many are random, and all processes must agree on what there is."""
+    return argname if isinstance(val, bytes) and len(val) > LONGEST_ID else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test has logged may hold lone surrogates; between processes a report is UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,9 @@ class Site:
 
         async def run() -> T:
             settings = Settings.load(self.config)
-            store = await open_store(settings.store.url, base=settings.base, key=settings.store.key())
+            store = await open_store(
+                settings.store.url, base=settings.base, key=settings.store.key(), database=settings.store.database()
+            )
             try:
                 return await job(store)
             finally:

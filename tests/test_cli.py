@@ -99,6 +99,7 @@ class TestInit:
         assert str(settings.admin.listen) == "127.0.0.1:9829"
         assert settings.profiles.default == "device"
         assert len(settings.store.key()) == 32
+        assert settings.store.path is not None
         assert settings.store.path.is_file()
 
     def test_keeps_secrets_to_their_owner(self, made: Path) -> None:

@@ -66,7 +66,9 @@ def test_neighbours_are_found_for_every_pair_of_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "ABCD", SAMPLE[0] + "-2345", SAMPLE[0][:-1], SAMPLE[0].replace("-", ""), SAMPLE[0][:-1] + "0"]
+    "wrong",
+    ["", "ABCD", SAMPLE[0] + "-2345", SAMPLE[0][:-1], SAMPLE[0].replace("-", ""), SAMPLE[0][:-1] + "0"],
+    ids=["nothing", "one group", "another group", "a character less", "no hyphens", "no such character"],
 )
 def test_what_has_another_form_does_not_fit(wrong: str) -> None:
     assert not is_of_own_form(wrong)

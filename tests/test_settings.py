@@ -113,8 +113,11 @@ def test_every_fault_is_reported_at_once(write: Write) -> None:
 
 def test_the_value_of_an_unknown_key_is_not_shown(write: Write) -> None:
     """It may be a secret that somebody put into the wrong place."""
-    (fault,) = faults_of(write('[store]\npassword = "hunter2"\n'))
-    assert fault == "store.password: unknown key; known here: key_file, refusals, retention, url"
+    (fault,) = faults_of(write('[store]\nsecret = "hunter2"\n'))
+    assert fault == (
+        "store.secret: unknown key; known here: connections, key_file, migrate, password_file, refusals,"
+        " retention, statement_cache, statement_timeout, url"
+    )
 
 
 def test_a_path_key_at_the_top_is_refused(write: Write) -> None:
@@ -274,6 +277,66 @@ def test_a_url_that_no_client_can_use_is_refused(url: str) -> None:
 def test_a_store_url_that_is_none_is_refused(write: Write, url: str) -> None:
     (fault,) = faults_of(write(f'[store]\nurl = "{url}"\n'))
     assert fault.startswith(f"store.url: value '{url}': ")
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("postgresql://cmpd:hunter2@db:x/cmpd", "a port is a number"),
+        ("postgresql://cmpd:hunt@er2@db/cmpd", "%40"),
+        ("postgresql://cmpd:hunt/er2@db/cmpd", "%40"),
+        ("postgresql://cmpd:hunt#er2@db/cmpd", "%40"),
+        ("postgresql://cmpd:hunt?er2@db/cmpd", "%40"),
+        ("postgresql://cmpd:hunter2@db/cmpd?connect_timeout=soon", "connect_timeout"),
+        ("postgresql://cmpd:hunter2@db/cmpd?keepalives=1", "keepalives"),
+    ],
+)
+def test_a_server_url_that_is_none_is_refused_and_no_password_shown(write: Write, url: str, fault: str) -> None:
+    (said,) = faults_of(write(f'[store]\nurl = "{url}"\n'))
+    assert said.startswith("store.url: value ")
+    assert fault in said
+    assert "hunt" not in said
+    assert "er2" not in said
+
+
+def test_a_server_url_is_taken_as_it_is_and_not_shown(write: Write) -> None:
+    url = "postgresql://cmpd:hunter2@a:5432,b:5433/cmpd?target_session_attrs=read-write&sslmode=verify-full"
+    settings = Settings.load(write(f'[store]\nurl = "{url}"\n'))
+    assert settings.store.url == url
+    assert settings.store.path is None
+    assert "hunter2" not in repr(settings)
+
+
+class TestPasswordFile:
+    """The password of the database role is in a file that not everybody can read."""
+
+    def test_it_is_read_without_the_end_of_its_line(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "pw").write_text("hunter2\n")
+        (tmp_path / "pw").chmod(0o600)
+        settings = Settings.load(write('[store]\nurl = "postgresql://c@db/c"\npassword_file = "pw"\n'))
+        assert settings.store.database().password == "hunter2"
+        assert "hunter2" not in repr(settings.store.database())
+
+    @pytest.mark.parametrize(
+        ("content", "mode", "fault"),
+        [
+            (b"hunter2", 0o644, "chmod 600"),
+            (b"\n", 0o600, "is empty"),
+            (b"\xff", 0o600, "not UTF-8"),
+            (None, 0, "no such"),
+        ],
+    )
+    def test_one_that_is_not_right_is_refused(
+        self, write: Write, tmp_path: Path, content: bytes | None, mode: int, fault: str
+    ) -> None:
+        if content is not None:
+            (tmp_path / "pw").write_bytes(content)
+            (tmp_path / "pw").chmod(mode)
+        settings = Settings.load(write('[store]\nurl = "postgresql://c@db/c"\npassword_file = "pw"\n'))
+        with pytest.raises(SettingsError, match=fault) as refused:
+            settings.store.database()
+        assert "store.password_file" in str(refused.value)
+        assert "hunter2" not in str(refused.value)
 
 
 class TestKeyFile:

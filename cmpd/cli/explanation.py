@@ -114,7 +114,7 @@ async def explain(settings: Settings, data: bytes, arrival: Arrival, at: str | N
     except asn1.MalformedError:
         message = None
     moment = _moment(at, message)
-    if not settings.store.path.exists():
+    if settings.store.path is not None and not settings.store.path.exists():
         raise OperatorError(f"{settings.store.path}: there is no database; `cmpd serve` makes it")
     async with store_of(settings) as store:
         revocations = Revocations(limits=settings.limits)

@@ -29,9 +29,10 @@ def faults() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def store_of(settings: Settings) -> AsyncIterator[AdminStore]:
-    """The configured store, open for one command."""
-    store = await open_store(settings.store.url, base=settings.base, key=settings.store.key())
+async def store_of(settings: Settings, *, migrate: bool = True) -> AsyncIterator[AdminStore]:
+    """The configured store, open for one command; without `migrate` an older schema is refused (PostgreSQL)."""
+    database = settings.store.database(migrate=migrate)
+    store = await open_store(settings.store.url, base=settings.base, key=settings.store.key(), database=database)
     try:
         yield store
     finally:

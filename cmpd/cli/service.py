@@ -81,16 +81,18 @@ async def _surroundings(loaded: daemon.Loaded) -> tuple[dict[str, Surroundings],
     """What is known of daemon and store, for each profile; and why the store was not asked, if it was not."""
     settings = loaded.settings
     around = {name: Surroundings.of(settings.server, loaded.profiles, name) for name in loaded.profiles}
-    if not settings.store.path.exists():
+    path = settings.store.path
+    if path is not None and not path.exists():
         # what `serve` makes will be empty
         return {name: replace(one, issued=False) for name, one in around.items()}, []
     try:
-        if _schema_of(settings.store.path) != len(MIGRATIONS):
-            return around, [f"{settings.store.path}: is of another version of cmpd; `cmpd serve` brings it up to date"]
-        async with store_of(settings) as store:
+        if path is not None and _schema_of(path) != len(MIGRATIONS):
+            return around, [f"{path}: is of another version of cmpd; `cmpd serve` brings it up to date"]
+        async with store_of(settings, migrate=False) as store:
             return {name: await _ask(store, loaded.profiles[name], one) for name, one in around.items()}, []
     except (OSError, StoreUnavailable) as error:
-        return around, [f"{settings.store.path}: cannot be read now ({error}); what is in it was not looked at"]
+        where = "[store]" if path is None else path
+        return around, [f"{where}: cannot be read now ({error}); what is in it was not looked at"]
 
 
 def _schema_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The stores behind `ports.Store`: SQLite now; each is one module here and runs the suite of tests/contract/store.py.
+"""The stores behind `ports.Store`: SQLite and PostgreSQL; each runs the suite of tests/contract/store.py.
 
 A store has two faces. `ports.Store` is what a running server asks. `AdminStore` adds the verbs of an operator (codes
 are made, listed and revoked, service users and devices are listed …); the CLI calls them from a process of its own,
@@ -6,6 +6,7 @@ beside the daemon.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -150,15 +151,43 @@ class AdminStore(Store, OrderStore, Protocol):
         """One refusal by its number, with its request. Reads only."""
 
 
-async def open_store(url: str, *, base: Path, key: bytes, refusals: int = REFUSALS) -> AdminStore:
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What a store on a database server is told beside its URL."""
+
+    password: str | None = field(default=None, repr=False)
+    """The role's password; None: as the URL, PGPASSFILE and the like say."""
+    connections: int = 8
+    """The most connections to the server."""
+    statement_timeout: float = 5.0
+    """Seconds after which the server gives a statement up."""
+    statement_cache: bool = True
+    """Whether statements are prepared once for each connection; not by way of pgbouncer in transaction mode."""
+    migrate: bool = True
+    """Whether an older schema is brought up to date when the store is opened; else it is refused."""
+
+
+_DEFAULT = Database()
+
+
+async def open_store(
+    url: str, *, base: Path, key: bytes, refusals: int = REFUSALS, database: Database = _DEFAULT
+) -> AdminStore:
     """Open the store of `[store] url`, relative to `base`; `key` is the 32 octets in `[store] key_file`.
 
     So many `refusals` are kept, the latest.
     Raises `StoreRefused` when it cannot be this store, `StoreUnavailable` when it cannot be had now.
     """
     scheme, separator, rest = url.partition(":")
+    if scheme in {"postgresql", "postgres"} and separator:
+        from cmpd.store.postgres import PostgresStore  # noqa: PLC0415  only the chosen store's driver is loaded
+
+        return await PostgresStore.open(url, key, refusals=refusals, database=database)
     if scheme != "sqlite" or not separator:
-        raise StoreRefused(f"[store] url: {scheme or url!r} is not a store that cmpd knows; write sqlite:///cmpd.db")
+        raise StoreRefused(
+            f"[store] url: {scheme or url!r} is not a store that cmpd knows;"
+            " write sqlite:///cmpd.db or postgresql://cmpd@db.example.com/cmpd"
+        )
     if not rest.startswith("///") or rest == "///":
         raise StoreRefused(
             "[store] url: write sqlite:///cmpd.db (relative) or sqlite:////var/lib/cmpd/cmpd.db (absolute)"

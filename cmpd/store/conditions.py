@@ -4,7 +4,7 @@ An order that is open counts as a certificate in force.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ _SAME_KEY_OR_ORDER = (
     f"{_SAME_KEY} UNION ALL"  # noqa: S608  constants only
     f" SELECT NULL, NULL, 'open', NULL FROM cert_order WHERE spki_sha256 = ? AND collected = 0 AND {OPEN}"
 )
-_SAME_SEAT = (
+SAME_SEAT = (
     "SELECT count(*), min(not_after), serial FROM certificate"  # noqa: S608  constants only
     " WHERE profile = ? AND seat = ? AND status <> 'revoked' AND not_after >= ? AND serial <> ?"
     f" UNION ALL SELECT count(*), NULL, NULL FROM cert_order WHERE profile = ? AND seat = ? AND {OPEN}"
@@ -56,7 +56,7 @@ _CONSUME_CODE = (
 )
 _SPEND = (
     "INSERT INTO issued_per_day (profile, day, certificates) VALUES (?, ?, ?)"
-    " ON CONFLICT (profile, day) DO UPDATE SET certificates = certificates + excluded.certificates"
+    " ON CONFLICT (profile, day) DO UPDATE SET certificates = issued_per_day.certificates + excluded.certificates"
 )
 
 UNCONDITIONAL = Conditions()
@@ -75,7 +75,7 @@ class Wanted(NamedTuple):
 class Beginning:
     """A new transaction with its certificates or orders: what is asked, and what is written first."""
 
-    __slots__ = ("_code", "_consume", "_looks", "_same_key", "_spend", "_transaction")
+    __slots__ = ("_code", "_consume", "_looks", "_same_key", "_spend", "_transaction", "_wanted")
 
     def __init__(
         self, transaction: Transaction, serials: bytes, wanted: Sequence[Wanted], *, code: int | None, now: int
@@ -87,7 +87,8 @@ class Beginning:
             for position, one in enumerate(wanted)
             for look in looks_at(*one, now, others=number - 1, seat_mates=seats[:position].count(one.seat))
         ]
-        self._same_key = None if number < 2 else _same_key_twice(wanted)
+        self._same_key = None if number < 2 else same_key_twice(wanted)
+        self._wanted = wanted
         self._transaction = transaction_row_of(transaction, serials)
         self._code = code
         self._consume = (number, now, now, code, now, now, number)
@@ -116,6 +117,26 @@ class Beginning:
                 raise CodeUnusable
         if self._spend is not None:
             cursor.execute(_SPEND, self._spend)
+
+    def contested(self) -> set[str]:
+        """See `contested`."""
+        return contested(self._transaction[0], self._wanted, self._code)
+
+
+def contested(transaction_id: bytes, wanted: Iterable[Wanted], code: int | None) -> set[str]:
+    """Names for all that two nodes must not look at, find free and take at the same time."""
+    names = {f"transaction {transaction_id.hex()}"}
+    if code is not None:
+        names.add(f"code {code}")
+    for one in wanted:
+        conditions = one.conditions
+        if conditions.new_key and one.spki is not None:
+            names.add(f"key {one.spki.hex()}")
+        if one.seat is not None and (conditions.alone_in_seat or conditions.per_seat is not None):
+            names.add(f"seat {one.profile} {one.seat}")
+        if conditions.per_day is not None:
+            names.add(f"day {one.profile}")
+    return names
 
 
 class _Look(NamedTuple):
@@ -146,7 +167,7 @@ def looks_at(
         updates = b"" if conditions.updates is None else octets_of(conditions.updates)
         most = None if conditions.per_seat is None else conditions.per_seat - seat_mates
         judge = partial(_judge_seat, seat, conditions.alone_in_seat, seat_mates, most)
-        yield _Look(_SAME_SEAT, (profile, seat, now, updates, profile, seat), judge)
+        yield _Look(SAME_SEAT, (profile, seat, now, updates, profile, seat), judge)
     if conditions.per_day is not None:
         day = now // DAY
         yield _Look(_SPENT, (profile, day), partial(_judge_day, conditions.per_day - others, day))
@@ -184,7 +205,7 @@ def _judge_day(most: int, day: int, rows: list[Row]) -> Unmet | None:
     return Unmet(Condition.per_day, until=datetime_of((day + 1) * DAY) if most > 0 else None)
 
 
-def _same_key_twice(wanted: Sequence[Wanted]) -> Unmet | None:
+def same_key_twice(wanted: Sequence[Wanted]) -> Unmet | None:
     """Hold the certificates of one call against each other: of the others the database does not know yet."""
     seen: set[bytes | None] = {None}
     for one in wanted:

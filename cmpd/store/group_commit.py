@@ -116,8 +116,11 @@ class GroupCommit:
 
     # Writing: write -> _next -> _gather -> _begin -> (_locked ->) _fill -> _committed -> _next …
 
-    async def write(self, work: Callable[[sqlite3.Cursor], T]) -> T:
-        """Have statements committed with whatever else waits. Cancelled before its group begins, they are not run."""
+    async def write(self, work: Callable[[sqlite3.Cursor], T], _: object = None) -> T:
+        """Have statements committed with whatever else waits. Cancelled before its group begins, they are not run.
+
+        One writer at a time: nothing is contested.
+        """
         if self._ending is not None:
             raise StoreUnavailable(f"{self._path}: closed")
         future: asyncio.Future[T] = self._loop.create_future()

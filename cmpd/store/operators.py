@@ -1,11 +1,10 @@
-"""What an operator asks of the SQLite store: the verbs of `AdminStore` beyond those of a running server."""
+"""What an operator asks of a store in SQL: the verbs of `AdminStore` beyond those of a running server."""
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from cmpd.exchange import (
     CertificateStatus,
@@ -19,7 +18,7 @@ from cmpd.exchange import (
 )
 from cmpd.ports import StoreUnavailable
 from cmpd.store import ReferencesTaken, ReferenceTaken
-from cmpd.store.group_commit import GroupCommit, Row
+from cmpd.store.group_commit import Row
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -35,6 +34,7 @@ from cmpd.store.rows import (
 )
 from cmpd.store.sealing import Sealing, WrongKey
 
+T = TypeVar("T")
 STEP = 500
 """After so many rows of a great many the caller hears how far it is."""
 _INSERT_CODE = (
@@ -46,7 +46,7 @@ _IS_TAKEN = "SELECT 1 FROM enrollment_code WHERE profile = ? AND reference = ?"
 _PUT_DEVICE = (
     "INSERT INTO device (profile, serial, seat, subject, added) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (profile, serial) DO UPDATE SET seat = excluded.seat, subject = excluded.subject"
-    " WHERE seat IS NOT excluded.seat OR subject IS NOT excluded.subject"
+    " WHERE device.seat IS NOT excluded.seat OR device.subject IS NOT excluded.subject"
 )
 _SEATS = (
     "SELECT g.profile, g.seat, f.issued_at, l.issued_at, g.certificates FROM"
@@ -58,11 +58,29 @@ _SEATS = (
 """From the index of seats alone but for the times."""
 
 
-class Operators:
-    """The operator's half of `SQLiteStore`."""
+Contested = Callable[[], Collection[str]]
+"""Names for what must not change between a look and a commit: a key, a seat, a day's budget, a code."""
 
-    def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit) -> None:
-        self._path = path
+
+class Connections(Protocol):
+    """How a store reaches its database."""
+
+    async def read(self, query: str, parameters: tuple[Any, ...]) -> list[Row]:
+        """Answer a query with what has been committed."""
+
+    async def write(self, work: Callable[[sqlite3.Cursor], T], contested: Contested | None = None) -> T:
+        """Run statements in one commit, as if no others ran at the same time.
+
+        `contested` names what others may want as well, where that is known.
+        """
+
+
+class Operators:
+    """The operator's half of a store."""
+
+    def __init__(self, name: str, sealing: Sealing, connections: Connections) -> None:
+        self._name = name
+        """The database, for the log."""
         self._sealing = sealing
         self._connections = connections
         self._read = connections.read
@@ -74,7 +92,7 @@ class Operators:
             secret = self._sealing.unseal(row[16], row[1], row[2])
         except WrongKey:
             raise StoreUnavailable(
-                f"{self._path}: enrollment code {row[0]} does not open with the key of [store] key_file:"
+                f"{self._name}: enrollment code {row[0]} does not open with the key of [store] key_file:"
                 " somebody has changed it; revoke it and make another"
             ) from None
         return code_of(row, secret)

@@ -1,4 +1,4 @@
-"""Certificates on order in the SQLite store: what each call of `ports.OrderStore`, and of an operator's, is in SQL.
+"""Certificates on order in a store in SQL: what each call of `ports.OrderStore`, and of an operator's, is in SQL.
 
 An order begins with its transaction and stays for good. Which transaction waits for it is in `transaction_row`: a
 transactionID may come a second time when the first transaction is forgotten. `collected` is set when a final answer
@@ -23,7 +23,8 @@ from cmpd.exchange import (
 )
 from cmpd.ports import Conditions, OrderMoved, TransactionExists, TransactionMoved
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted
-from cmpd.store.group_commit import GroupCommit, Row
+from cmpd.store.group_commit import Row
+from cmpd.store.operators import Connections
 from cmpd.store.rows import (
     FINISHED,
     OPEN,
@@ -65,7 +66,7 @@ _INSERT_ORDER = (
 )
 _MOVE_ORDER = (
     "UPDATE cert_order SET state = ?, updated = ?, due = ?, ticket = ?, attempts = ?, serial = ?, text = ?,"
-    " fail_info = ?, private = ?, chain = ?, collected = collected AND ? WHERE stamp = ? AND state = ?"
+    " fail_info = ?, private = ?, chain = ?, collected = collected * ? WHERE stamp = ? AND state = ?"
 )
 _WHOSE = "SELECT transaction_row, transaction_id, cert_req_id FROM cert_order WHERE stamp = ?"
 _SERIALS = (
@@ -99,9 +100,9 @@ _TICKETS = (
 
 
 class Orders:
-    """The half of `SQLiteStore` that is about certificates on order."""
+    """The half of a store that is about certificates on order."""
 
-    _connections: GroupCommit
+    _connections: Connections
     _ca_certificates: dict[bytes, bytes]
     """By SHA-256: they are few, and never change."""
 
@@ -155,7 +156,7 @@ class Orders:
                 cursor.execute(_INSERT_ORDER, (one.stamp, row_of_transaction, *row))
             _keep_above(cursor, above)
 
-        await self._connections.write(work)
+        await self._connections.write(work, beginning.contested)
 
     async def orders_of(self, transaction_id: bytes, /) -> tuple[Order, ...]:
         """See `ports.OrderStore`."""
@@ -185,11 +186,11 @@ class Orders:
         # each from its own stretch of the index, which is in the order of arrival
         one = (
             f"SELECT * FROM (SELECT id FROM cert_order WHERE issuer = ? AND state = ? AND {OPEN}"  # noqa: S608  constants only
-            " ORDER BY id LIMIT ?)"
+            " ORDER BY id LIMIT ?) subquery"
         )
         return await self._orders(
             f"SELECT {ORDER_COLUMNS} FROM cert_order o WHERE o.id IN"  # noqa: S608  constants only
-            f" (SELECT id FROM ({' UNION ALL '.join([one] * len(wanted))}) ORDER BY id LIMIT ?) ORDER BY o.id",
+            f" (SELECT id FROM ({' UNION ALL '.join([one] * len(wanted))}) subquery ORDER BY id LIMIT ?) ORDER BY o.id",
             (*(value for state in wanted for value in (issuer, state, limit)), limit),
         )
 
@@ -293,8 +294,8 @@ class Orders:
         return list(
             await self._orders(
                 f"SELECT {ORDER_COLUMNS} FROM cert_order o{is_open} state IN ({', '.join('?' * len(wanted))})"  # noqa: S608  constants only
-                " AND ifnull(profile = ?, 1) AND ifnull(issuer = ?, 1) ORDER BY o.id DESC LIMIT ?",
-                (*(one.value for one in wanted), profile, issuer, limit),
+                " AND (? IS NULL OR profile = ?) AND (? IS NULL OR issuer = ?) ORDER BY o.id DESC LIMIT ?",
+                (*(one.value for one in wanted), profile, profile, issuer, issuer, limit),
             )
         )
 

@@ -1,4 +1,4 @@
-"""Domain objects as rows of the SQLite tables, and back: times in seconds since 1970, serial numbers in 20 octets."""
+"""Domain objects as rows of the tables, and back: times in seconds since 1970, serial numbers in 20 octets."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ OPEN = "state NOT IN ('issued', 'failed')"
 """`OPEN_ORDERS` as the partial indexes have it: SQLite uses them where it finds the same words."""
 COUNT_REVOCATION = (
     "INSERT INTO issuer (name, revocations) SELECT issuer, 1 FROM certificate WHERE serial = ?"
-    " ON CONFLICT (name) DO UPDATE SET revocations = revocations + 1"
+    " ON CONFLICT (name) DO UPDATE SET revocations = issuer.revocations + 1"
 )
 
 _INSERT_CERTIFICATE = (

@@ -364,7 +364,7 @@ IMPLIED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "algorithm", "pss", "expected"), IMPLIED, ids=str)
+@pytest.mark.parametrize(("kind", "algorithm", "pss", "expected"), IMPLIED)
 def test_cert_hash_follows_the_signature_algorithm(
     keys: dict[str, Any], kind: str, algorithm: hashes.HashAlgorithm | None, pss: bool, expected: str
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cmpd.exchange import OPEN_ORDERS, CertificateStatus, EnrollmentCode, OrderState, TransactionState
 from cmpd.ports import Conditions, OrderMoved
-from cmpd.store import conditions, orders, rows, sqlite
+from cmpd.store import conditions, orders, rows, serving
 from cmpd.store.schema import MIGRATIONS, open_database
 from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite import SQLiteStore
@@ -77,7 +77,7 @@ def plan_of(store: SQLiteStore, statement: str, parameters: tuple[Any, ...] | No
     ("statement", "indexes"),
     [
         (conditions._SAME_KEY_OR_ORDER, ["key_of_certificate", "order_of_key"]),
-        (conditions._SAME_SEAT, ["seat_of_certificate", "order_of_seat"]),
+        (conditions.SAME_SEAT, ["seat_of_certificate", "order_of_seat"]),
         (orders._ORDERS_OF, ["sqlite_autoindex_cmp_transaction_1", "order_of_transaction"]),
         (orders._ORDER, ["sqlite_autoindex_cert_order_1"]),
         (orders._BEGINS_WITH, ["sqlite_autoindex_cert_order_1"]),
@@ -95,7 +95,7 @@ def plan_of(store: SQLiteStore, statement: str, parameters: tuple[Any, ...] | No
         (orders._DELIVER_FIRST, ["sqlite_autoindex_cmp_transaction_1"]),
         (orders._COLLECT, ["order_of_transaction", "sqlite_autoindex_cmp_transaction_1"]),
         # the second time for the foreign key, whose action it is to let go of a transaction that is deleted
-        (sqlite._FORGET, ["INTEGER PRIMARY KEY", "order_of_transaction", "order_of_transaction"]),
+        (serving._FORGET, ["INTEGER PRIMARY KEY", "order_of_transaction", "order_of_transaction"]),
     ],
 )
 async def test_each_statement_is_a_search_in_its_index(store: SQLiteStore, statement: str, indexes: list[str]) -> None:

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from cmpd.exchange import EnrollmentCode, NewCode, TransactionState
 from cmpd.ports import CodeUnusable, Conditions, TransactionExists, Unmet
-from cmpd.store import AdminStore, StoreRefused, conditions, open_store, operators, rows, sqlite
+from cmpd.store import AdminStore, StoreRefused, conditions, open_store, operators, rows, serving
 from cmpd.store.schema import APPLICATION_ID, MIGRATIONS, open_database
 from cmpd.store.sealing import Sealing
 from cmpd.store.sqlite import SQLiteStore
@@ -227,25 +227,25 @@ async def test_ready_grows_nothing(store: SQLiteStore, path: Path) -> None:
     "statement",
     [
         conditions.TRANSACTION,
-        sqlite._CERTIFICATE,
-        sqlite._FIRST_CERTIFICATE,
+        serving._CERTIFICATE,
+        serving._FIRST_CERTIFICATE,
         rows.CODE,
         conditions._CONSUME_CODE,
-        sqlite._GLOBAL_CODE,
-        sqlite._GIVE_BACK,
-        sqlite._LOCK_CODE,
-        sqlite._IS_SERVICE_USER,
-        sqlite._DEVICE,
+        serving._GLOBAL_CODE,
+        serving._GIVE_BACK,
+        serving._LOCK_CODE,
+        serving._IS_SERVICE_USER,
+        serving._DEVICE,
         conditions._SAME_KEY,
         conditions._SAME_KEY_OR_ORDER,
-        conditions._SAME_SEAT,
+        conditions.SAME_SEAT,
         conditions._SPENT,
-        sqlite._ADVANCE,
+        serving._ADVANCE,
         rows._CONFIRM,
         rows._REVOKE,
         rows.COUNT_REVOCATION,
-        sqlite._DUE,
-        sqlite._REVOKED,
+        serving._DUE,
+        serving._REVOKED,
     ],
 )
 async def test_what_a_request_asks_never_reads_a_whole_table(store: SQLiteStore, statement: str) -> None:
@@ -256,7 +256,7 @@ async def test_what_a_request_asks_never_reads_a_whole_table(store: SQLiteStore,
 
 
 async def test_the_newest_global_code_is_the_end_of_an_index(store: SQLiteStore) -> None:
-    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {sqlite._GLOBAL_CODE}", ("device",)).fetchall()
+    plan = store._connections._reader.execute(f"EXPLAIN QUERY PLAN {serving._GLOBAL_CODE}", ("device",)).fetchall()
     assert [step for *_, step in plan] == ["SEARCH enrollment_code USING INDEX global_code (profile=?)"]
 
 
@@ -528,7 +528,7 @@ async def test_a_url_that_names_no_file_is_refused(url: str, tmp_path: Path) -> 
         await open_store(url, base=tmp_path, key=KEY)
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:hunter2@db/cmpd", "mysql://x", "file:///x.db"])
+@pytest.mark.parametrize("url", ["postgresql:u:hunter2@db/cmpd", "mysql://u:hunter2@x", "file:///x.db"])
 async def test_another_scheme_is_refused_and_no_password_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match=r"\[store\] url") as refused:
         await open_store(url, base=tmp_path, key=KEY)

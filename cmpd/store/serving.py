@@ -1,17 +1,14 @@
-"""The store in one SQLite file: what each call of `ports.Store` and `AdminStore` is in SQL.
+"""What each call of `ports.Store` is in SQL, for every store whose database speaks it.
 
-How calls share commits is in `group_commit`, the tables are in `schema`, their rows in `rows`, what is asked before a
-commit in `conditions`, what is on order in `orders`, the operator's verbs in `operators`, the encryption of secrets in
-`sealing`.
+Rows are in `rows`, what is asked before a commit in `conditions`, what is on order in `orders`, the operator's verbs in
+`operators`, the encryption of secrets in `sealing`. The statements are in SQLite's words; `postgres/dialect` says them
+in PostgreSQL's.
 """
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Self
 
 from cmpd.exchange import (
     Device,
@@ -26,15 +23,13 @@ from cmpd.ports import (
     Conditions,
     Expired,
     Revocation,
-    StoreUnavailable,
     TransactionExists,
     TransactionMoved,
     Unmet,
 )
-from cmpd.store import REFUSALS, StoreRefused
+from cmpd.store import REFUSALS
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
-from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
-from cmpd.store.operators import Operators
+from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
@@ -56,19 +51,10 @@ from cmpd.store.rows import (
     transaction_of,
     transaction_row_of,
 )
-from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing
 
 SWEEP = 100
 """How many rows one call of `expire` ends and one step of `forget` deletes."""
-_REFUSE_AT_OPEN = {
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
-}
-"""The primary result codes that do not pass by themselves."""
 
 _CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} FROM certificate c WHERE c.serial = ?"  # noqa: S608  constants only
 _FIRST_CERTIFICATE = (
@@ -111,45 +97,16 @@ _REVOKED = (
 )
 
 
-class SQLiteStore(Operators, Orders):
-    """`ports.Store` and `AdminStore` over one SQLite file. Made by `open`, used from one event loop."""
+class Serving(Operators, Orders):
+    """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
-    def __init__(self, path: Path, sealing: Sealing, connections: GroupCommit, refusals: int = REFUSALS) -> None:
-        super().__init__(path, sealing, connections)
+    A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
+    """
+
+    def __init__(self, name: str, sealing: Sealing, connections: Connections, refusals: int = REFUSALS) -> None:
+        super().__init__(name, sealing, connections)
         self._refusals = refusals
-        self._identity = _identity(path)
         self._ca_certificates = {}
-
-    def __repr__(self) -> str:
-        return f"SQLiteStore({str(self._path)!r})"
-
-    @property
-    def commits(self) -> int:
-        """How many groups of writes have been committed."""
-        return self._connections.commits
-
-    @classmethod
-    async def open(cls, path: Path, key: bytes, *, refusals: int = REFUSALS) -> Self:
-        """Open the database, make or migrate it; the latest `refusals` are kept.
-
-        Raises `StoreRefused` or, when it is locked, `StoreUnavailable`.
-        """
-        try:
-            sealing = Sealing(key)
-        except ValueError as exc:
-            raise StoreRefused(f"[store] key_file: {exc}") from None
-        path = path.absolute()  # noqa: ASYNC240  asks nothing of the disk
-        try:
-            writer, reader = await asyncio.to_thread(open_database, path, sealing)
-        except sqlite3.Error as exc:
-            raise unavailable(
-                path, exc, StoreRefused if primary_code(exc) in _REFUSE_AT_OPEN else StoreUnavailable
-            ) from exc
-        except OSError as exc:
-            raise StoreRefused(
-                f"{path}: {exc.strerror}: the folder must exist and belong to the user cmpd runs as"
-            ) from exc
-        return cls(path, sealing, GroupCommit(path, writer, reader), refusals)
 
     # What a server asks
 
@@ -366,32 +323,9 @@ class SQLiteStore(Operators, Orders):
         def work(cursor: sqlite3.Cursor) -> int:
             cursor.execute(
                 "INSERT INTO issuer (name, crl_number) VALUES (?, 1)"
-                " ON CONFLICT (name) DO UPDATE SET crl_number = crl_number + 1",
+                " ON CONFLICT (name) DO UPDATE SET crl_number = issuer.crl_number + 1",
                 (issuer,),
             )
             return int(cursor.execute("SELECT crl_number FROM issuer WHERE name = ?", (issuer,)).fetchone()[0])
 
         return await self._write(work)
-
-    async def ready(self) -> None:
-        """See `ports.Store`. Commits a change of one fixed-size value, and sees that the file is still in its place."""
-        if _identity(self._path) != self._identity:
-            raise StoreUnavailable(f"{self._path}: has been removed or replaced while cmpd had it open: restart cmpd")
-
-        def work(cursor: sqlite3.Cursor) -> None:
-            cursor.execute("UPDATE store SET value = 1 - value WHERE name = 'ready'")
-
-        await self._write(work)
-
-    async def close(self) -> None:
-        """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""
-        await self._connections.close()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file it is that the path leads to."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -1,0 +1,310 @@
+"""The store in a PostgreSQL database, which several nodes may share: no leader, no sticky sessions.
+
+What a request reads is one statement, its commit is another; see `connections` for how they share their way, and for
+everything else. Tables and migrations are in `schema`, what is one commit in the server in `functions`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+import asyncpg
+
+from cmpd.exchange import IssuedCertificate, Refusal, Transaction, TransactionState
+from cmpd.ports import (
+    CodeUnusable,
+    Condition,
+    Conditions,
+    Revocation,
+    TransactionExists,
+    TransactionMoved,
+    Unmet,
+)
+from cmpd.store import REFUSALS, Database, StoreRefused
+from cmpd.store.conditions import UNCONDITIONAL, Wanted, contested, same_key_twice
+from cmpd.store.group_commit import Row
+from cmpd.store.postgres.connections import Connections, Together, connect, fitting, lock_number
+from cmpd.store.postgres.schema import prepare
+from cmpd.store.rows import certificate_row_of, datetime_of, octets_of, refusal_row_of, seconds_of, transaction_row_of
+from cmpd.store.sealing import Sealing
+from cmpd.store.serving import Serving
+
+_PLACES = ", ".join(f"${number}" for number in range(1, 40))
+_ISSUE = f"SELECT r_outcome, r_in_the_way, r_until, r_seat FROM cmpd_issue_1({_PLACES})"  # noqa: S608  constants only
+_UNMET = "SELECT condition, in_the_way, until FROM cmpd_unmet_1($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)"
+_ADVANCE = """
+WITH
+asked AS (
+    SELECT * FROM unnest(
+        $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[]
+    ) WITH ORDINALITY AS x (id, seen, state, nonce, request, reply, give_back, uses, n)
+),
+moved AS (
+    UPDATE cmp_transaction t SET state = a.state, nonce = a.nonce, last_request = a.request, last_reply = a.reply
+      FROM asked a WHERE t.transaction_id = a.id AND t.state = a.seen
+    RETURNING a.n, a.give_back, a.uses
+),
+revoked AS (
+    UPDATE certificate c SET status = 'revoked', revoked_at = x.at, reason = x.reason
+      FROM unnest($12::bigint[], $13::bytea[], $14::bigint[], $15::bigint[]) AS x (of_n, serial, at, reason)
+     WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status <> 'revoked'
+    RETURNING c.issuer
+),
+counted AS (
+    INSERT INTO issuer (name, revocations) SELECT issuer, count(*) FROM revoked GROUP BY issuer ORDER BY issuer
+    ON CONFLICT (name) DO UPDATE SET revocations = issuer.revocations + excluded.revocations
+),
+confirmed AS (
+    UPDATE certificate c SET status = 'valid'
+      FROM unnest($10::bigint[], $11::bytea[]) AS x (of_n, serial)
+     WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status = 'unconfirmed'
+       AND NOT x.serial = ANY ($13)
+),
+given_back AS (
+    UPDATE enrollment_code e SET used = greatest(e.used - m.uses, 0)
+      FROM (SELECT give_back, sum(uses)::bigint AS uses FROM moved GROUP BY give_back) m WHERE e.id = m.give_back
+)
+SELECT n FROM moved
+UNION
+SELECT a.n FROM asked a JOIN cmp_transaction t ON t.transaction_id = a.id
+ WHERE $1::boolean AND t.state = a.state AND t.last_request = a.request AND t.last_reply = a.reply
+"""
+_REFUSE = """
+WITH
+begun AS (
+    INSERT INTO cmp_transaction (transaction_id, state, created, confirm_by, profile, operation, credential, serials,
+        nonce, first_request, first_reply, last_request, last_reply)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (transaction_id) DO NOTHING
+    RETURNING id
+),
+kept AS (
+    INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,
+        findings, request)
+    SELECT $15::bigint, $16::text, $17::text, $18::text, $19::text, $20::text, $21::text, $22::text, $23::text,
+           $24::text, $25::bytea
+      FROM begun WHERE $15::bigint IS NOT NULL
+    RETURNING id
+),
+forgotten AS (DELETE FROM refusal WHERE id <= (SELECT id FROM kept) - $26::bigint)
+SELECT id FROM begun
+UNION ALL
+SELECT id FROM cmp_transaction
+ WHERE $14::boolean AND transaction_id = $1 AND first_request = $10 AND first_reply = $11
+"""
+_KEEP = (
+    "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
+    " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_NEWEST = "SELECT max(id) FROM refusal"
+_FORGET = "DELETE FROM refusal WHERE id <= ?"
+_NO_REFUSAL: Row = (None,) * 11
+_TOUCH = "UPDATE store SET number = 1 - number WHERE name = 'ready'"
+
+
+class _Issue(NamedTuple):
+    """One call of `issued`, as rows."""
+
+    transaction: Row
+    code: int | None
+    now: int
+    certificates: Sequence[Row]
+    wanted: Sequence[Wanted]
+
+
+class _Advance(NamedTuple):
+    """One call of `advance`, as a row; serial numbers, and what is revoked, each with its time and reason."""
+
+    row: Row
+    confirmed: Sequence[bytes]
+    revoked: Sequence[tuple[bytes, int, int]]
+
+
+class PostgresStore(Serving):
+    """`ports.Store` and `AdminStore` over a PostgreSQL database. Made by `open`, used from one event loop."""
+
+    _connections: Connections
+
+    def __init__(self, sealing: Sealing, connections: Connections, refusals: int = REFUSALS) -> None:
+        super().__init__(connections.name, sealing, connections, refusals)
+        self._issue = Together(self._issue_all)
+        self._advance_together = Together(self._advance_all)
+
+    def __repr__(self) -> str:
+        return f"PostgresStore({self._name!r})"
+
+    @classmethod
+    async def open(cls, url: str, key: bytes, *, refusals: int = REFUSALS, database: Database) -> Self:
+        """Connect, make or migrate the tables; the latest `refusals` are kept.
+
+        Raises `StoreRefused` or, when the server cannot be reached, `StoreUnavailable`.
+        """
+        try:
+            sealing = Sealing(key)
+        except ValueError as exc:
+            raise StoreRefused(f"[store] key_file: {exc}") from None
+        connections = await connect(url, database)
+        try:
+            await connections.attempt(
+                lambda connection, _: prepare(connection, connections.name, sealing, migrate=database.migrate),
+                unlimited=True,
+            )
+        except BaseException:
+            await connections.close()
+            raise
+        return cls(sealing, connections, refusals)
+
+    # What a request needs, each a statement
+
+    async def issued(
+        self,
+        transaction: Transaction,
+        certificates: Sequence[IssuedCertificate],
+        /,
+        *,
+        code: int | None,
+        now: datetime,
+        conditions: Sequence[Conditions] = (),
+    ) -> None:
+        """See `ports.Store`."""
+        subject_to = conditions or (UNCONDITIONAL,) * len(certificates)
+        both = sorted(zip(certificates, subject_to, strict=True), key=lambda one: one[0].cert_req_id)
+        rows = [certificate_row_of(one) for one, _ in both]
+        await self._issue(
+            _Issue(
+                transaction_row_of(transaction, b"".join(row[0] for row in rows)),
+                code,
+                seconds_of(now),
+                rows,
+                [Wanted(row[3], row[12], row[10], subject) for row, (_, subject) in zip(rows, both, strict=True)],
+            )
+        )
+
+    async def _issue_all(self, calls: Sequence[_Issue]) -> Sequence[Exception | None]:
+        locks: set[str] = set()
+        certificates: list[Row] = []
+        for n, call in enumerate(calls, 1):
+            locks |= contested(call.transaction[0], call.wanted, call.code)
+            seats = [one.seat for one in call.wanted]
+            for position, (row, (_, seat, _, subject)) in enumerate(zip(call.certificates, call.wanted, strict=True)):
+                updates = b"" if subject.updates is None else octets_of(subject.updates)
+                certificates.append(
+                    (
+                        *(n, *row, subject.new_key, subject.alone_in_seat),
+                        *(subject.per_seat, subject.per_day, updates, seats[:position].count(seat)),
+                    )
+                )
+        transactions = [
+            (*call.transaction, call.code, call.now, len(call.certificates), same_key_twice(call.wanted) is not None)
+            for call in calls
+        ]
+        parameters = (
+            sorted(map(lock_number, locks)),
+            *_columns(transactions, 17),
+            *_columns(certificates, 20),
+        )
+        rows = await self._connections.attempt(
+            lambda connection, again: connection.fetch(_ISSUE, parameters[0], again, *parameters[1:])
+        )
+        return [self._refusal_of(row) for row in rows]
+
+    def _refusal_of(self, row: "asyncpg.Record") -> Exception | None:
+        outcome, serial, until, seat = row
+        if outcome is None:
+            return None
+        if outcome == "exists":
+            return TransactionExists()
+        if outcome == "code":
+            return CodeUnusable()
+        return _unmet_of(outcome, serial, until, seat)
+
+    async def unmet(
+        self,
+        profile: str,
+        seat: str | None,
+        spki_sha256: bytes,
+        conditions: Conditions,
+        now: datetime,
+        /,
+        *,
+        others: int = 0,
+    ) -> Unmet | None:
+        """See `ports.Store`."""
+        updates = b"" if conditions.updates is None else octets_of(conditions.updates)
+        (row,) = await self._connections.fetch(
+            _UNMET,
+            *(profile, seat, spki_sha256, conditions.new_key, conditions.alone_in_seat, conditions.per_seat),
+            *(conditions.per_day, updates, others, seconds_of(now)),
+        )
+        condition, serial, until = row
+        return None if condition is None else _unmet_of(condition, serial, until, seat)
+
+    async def advance(
+        self,
+        transaction_id: bytes,
+        /,
+        *,
+        seen: TransactionState,
+        state: TransactionState,
+        nonce: bytes,
+        request: bytes,
+        reply: bytes,
+        confirmed: Sequence[int] = (),
+        revoked: Sequence[Revocation] = (),
+        give_back: int | None = None,
+    ) -> None:
+        """See `ports.Store`. A certificate that was revoked meanwhile stays revoked."""
+        await self._advance_together(
+            _Advance(
+                (transaction_id, seen.value, state.value, nonce, request, reply, give_back, len(revoked)),
+                [octets_of(serial) for serial in confirmed],
+                [(octets_of(one.serial), seconds_of(one.at), int(one.reason)) for one in revoked],
+            )
+        )
+
+    async def _advance_all(self, calls: Sequence[_Advance]) -> Sequence[Exception | None]:
+        confirmed = [(n, serial) for n, call in enumerate(calls, 1) for serial in call.confirmed]
+        revoked = [(n, *one) for n, call in enumerate(calls, 1) for one in call.revoked]
+        parameters = (*_columns([call.row for call in calls], 8), *_columns(confirmed, 2), *_columns(revoked, 4))
+        rows = await self._connections.attempt(lambda connection, again: connection.fetch(_ADVANCE, again, *parameters))
+        moved = {row[0] for row in rows}
+        return [None if n in moved else TransactionMoved() for n in range(1, len(calls) + 1)]
+
+    async def refused(self, transaction: Transaction, refusal: Refusal | None = None, /) -> None:
+        """See `ports.Store`."""
+        row = transaction_row_of(transaction, b"")
+        kept = _NO_REFUSAL if refusal is None else tuple(map(fitting, refusal_row_of(refusal)))
+        rows = await self._connections.attempt(
+            lambda connection, again: connection.fetch(_REFUSE, *row, again, *kept, self._refusals)
+        )
+        if not rows:
+            raise TransactionExists
+
+    def _keep(self, cursor: Any, refusal: Refusal) -> None:
+        cursor.execute(_KEEP, refusal_row_of(refusal))
+        ((newest,),) = cursor.execute(_NEWEST).fetchall()
+        cursor.execute(_FORGET, (newest - self._refusals,))
+
+    async def ready(self) -> None:
+        """See `ports.Store`. Changes one fixed-size value, so that a server which only reads is not ready."""
+        await self._connections.attempt(lambda connection, _: connection.execute(_TOUCH))
+
+    async def close(self) -> None:
+        """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""
+        for together in (self._issue, self._advance_together):
+            await together.finish()
+        await self._connections.close()
+
+
+def _columns(rows: Sequence[Row], width: int) -> Sequence[Sequence[Any]]:
+    """Rows as the arrays that `unnest` puts together again."""
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _unmet_of(condition: str, serial: bytes | None, until: int | None, seat: str | None) -> Unmet:
+    found = Condition(condition)
+    return Unmet(
+        found,
+        seat=seat if found in {Condition.alone_in_seat, Condition.per_seat} else None,
+        serial=None if serial is None else int.from_bytes(serial),
+        until=None if until is None else datetime_of(until),
+    )
