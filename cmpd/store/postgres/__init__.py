@@ -58,7 +58,10 @@ confirmed AS (
     UPDATE certificate c SET status = 'valid'
       FROM unnest($10::bigint[], $11::bytea[]) AS x (of_n, serial)
      WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status = 'unconfirmed'
-       AND NOT x.serial = ANY ($13)
+       AND NOT EXISTS (
+           SELECT FROM unnest($12::bigint[], $13::bytea[]) AS y (of_n, serial)
+            WHERE y.of_n IN (SELECT n FROM moved) AND y.serial = x.serial
+       )
 ),
 given_back AS (
     UPDATE enrollment_code e SET used = greatest(e.used - m.uses, 0)
