@@ -371,7 +371,7 @@ class StoreContract:
             for name in sorted(both, key=lambda name: name != first)
         ]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert sorted(type(outcome) for outcome in outcomes if outcome is not None) == [TransactionMoved]
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [TransactionMoved]
         moved, found = await store.transaction(new.transaction_id), await store.certificate(one.serial)
         assert moved is not None
         assert found is not None
