@@ -8,6 +8,7 @@
     status         confirmed stays confirmed, rejected is revoked
     codes          no code is used more often than it allows, nor after it was revoked
     budgets        so many certificates a day and a seat, and no more
+    orders         what is paid is ordered once, and was kept before
     locks          a lock that was reached is seen at every node
     signers        a revoked certificate updates nothing
     resolution     in the end every message has an answer
@@ -37,6 +38,8 @@ HONEST = frozenset(
     }
 )
 """What a genuine message may be answered with: none says that it is malformed or forged, or that cmpd has failed."""
+LATE = frozenset({"badRecipientNonce"})
+"""What a pollReq may be answered with, too: the answer that it follows was not the last one."""
 SHOWN = 40
 """So many attempts of one violation are printed."""
 
@@ -120,7 +123,7 @@ def answers(case: Case) -> Iterator[Violation]:
         elif not message.genuine:
             if reply.certificate or reply.fail_info not in {"badMessageCheck", "systemUnavail"}:
                 wrong = "badMessageCheck, because the MAC is wrong", str(reply)
-        elif reply.fail_info not in HONEST:
+        elif reply.fail_info not in HONEST | (LATE if message.kind == "pollReq" else set()):
             wrong = "no failInfo that says the message was bad, or the service has failed", str(reply)
         elif reply.certificate and not reply.protected:
             wrong = "a certificate in a protected answer", str(reply)
@@ -135,6 +138,8 @@ def answers(case: Case) -> Iterator[Violation]:
 def repetition(case: Case) -> Iterator[Violation]:
     for message in case.history.messages.values():
         kept = [(attempt, reply) for attempt, reply in case.answered(message) if reply.kept]
+        if message.kind == "pollReq":  # it is repeated until the next message comes, so what follows says nothing
+            kept = []
         if not case.alone(message):  # a rejection of what came second is not kept: the first one has the transaction
             kept = [(attempt, reply) for attempt, reply in kept if reply.certificate or reply.body == "pkiconf"]
         if not kept:
@@ -298,6 +303,9 @@ def codes(case: Case) -> Iterator[Violation]:
                 tuple(message.digest for message in acknowledged.values()),
             )
         kept = case.contents.codes.get(name)
+        if case.history.terms[code.profile].ordered:  # a use is an order
+            by = {one.tid for one in case.history.messages.values() if one.code == name}
+            used = sum(one.tid in by and one.state != "failed" for one in case.contents.orders)
         if kept is None or kept.used != used:
             yield Violation("codes", f"code {name}: {used} uses counted, as many as certificates", f"{kept}", origins)
         for _, revoked in case.acts("revoke code", name):
@@ -319,7 +327,7 @@ def budgets(case: Case) -> Iterator[Violation]:
         most = case.history.terms[profile].per_day
         if most is not None and number > most:
             yield Violation("budgets", f"profile {profile}: {most} certificates a day", f"{number}")
-        if case.contents.spent.get((profile, day), 0) != number:
+        if not case.history.terms[profile].ordered and case.contents.spent.get((profile, day), 0) != number:
             counted = case.contents.spent.get((profile, day), 0)
             yield Violation("budgets", f"profile {profile}: {number} certificates counted in the day", f"{counted}")
     yield from _seats(case)
@@ -354,6 +362,26 @@ def _seats(case: Case) -> Iterator[Violation]:
                     tuple(name for _, _, name in moments),
                 )
                 break
+
+
+def orders(case: Case) -> Iterator[Violation]:
+    names = {message.key: message.digest for message in case.history.messages.values() if message.kind == "ir"}
+    kept = Counter(one.tid for one in case.contents.orders)
+    for tid, number in kept.items():
+        if number > 1:
+            yield Violation("orders", f"one order of transactionID {tid}", f"{number}")
+    keys = {one.key: one for one in case.contents.orders}
+    for key, number in Counter(case.contents.paid).items():
+        concerned = (names[key],) if key in names else ()
+        if number > 1:
+            yield Violation("orders", f"one order for the key {key} on the bill", f"{number}", concerned)
+        if key not in keys:
+            yield Violation("orders", "only orders on the bill that were kept before", f"the key {key}", concerned)
+    for key, order in keys.items():
+        if order.state == "issued" and key not in case.contents.paid:
+            yield Violation("orders", "what was issued on the bill", f"{order}")
+        if case.history.patient and order.state not in {"issued", "failed", "held"}:
+            yield Violation("orders", "orders that come to an end, or are held", f"{order}")
 
 
 def locks(case: Case) -> Iterator[Violation]:
@@ -481,6 +509,7 @@ RULES: tuple[Rule, ...] = (
     status,
     codes,
     budgets,
+    orders,
     locks,
     signers,
     resolution,

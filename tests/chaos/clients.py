@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from cmpd.asn1 import PKIStatus, oids
+from cmpd.asn1 import PKIStatus, der, oids
 from cmpd.exchange import NewCode, RevocationReason
 from cmpd.ports import Revocation, StoreUnavailable
 from cmpd.store import AdminStore
+from tests.certcentral import CertCentral
 from tests.chaos.checker import NEVER_SENT, UNKNOWN
-from tests.chaos.cluster import BUDGETS, PER_DAY, Cluster, Node
+from tests.chaos.cluster import BUDGETS, ORDERED, PER_DAY, Cluster, Node
 from tests.chaos.history import Act, Attempt, Code, History, Message, Reply, digest
-from tests.ee import EE, IMPLICIT_CONFIRM, Answer, Draft, spki
+from tests.ee import EE, IMPLICIT_CONFIRM, Answer, Draft, extension, spki
 from tests.http_client import Client as Connection
 from tests.http_client import post
 
@@ -36,6 +37,7 @@ CUT_OFF = 0.1
 """The share of requests that the client itself cuts off."""
 TWICE = 0.1
 """The share of messages that are sent to two nodes at once."""
+POLLS = 6
 TRIES = 6
 """After so many a client gives up; the message is sent again when all is quiet."""
 CODES_AT_ONCE = 100
@@ -77,6 +79,8 @@ class Office:
     cluster: Cluster
     history: History
     store: AdminStore
+    central: CertCentral
+    """The issuer that is paid."""
     until: float
     """When no new work is begun."""
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -148,6 +152,7 @@ class Client:
             self.fill_day: 1,
             self.revoke: 1,
             self.insist: 2,
+            self.order: 2,
         }
 
     async def run(self) -> None:
@@ -188,6 +193,22 @@ class Client:
             key=digest(spki(draft.key)),
             seat=seat,
             implicit=implicit,
+        )
+
+    def _order(self, code: str) -> Letter:
+        """An ir for a mailbox, whose certificate is ordered."""
+        ee = EE.with_code(code, SECRET, iterations=ITERATIONS)
+        mail = f"m{next(self._office.names)}@example.com"
+        names = extension(oids.SUBJECT_ALT_NAME, der.sequence(der.tlv(0x81, mail.encode())))
+        draft = ee.ir(subject=f"CN={mail}", extensions=(names,))
+        key = digest(spki(draft.key))
+        return self._letter(ee, draft, kind="ir", profile=ORDERED, code=code, key=key, seat=mail)
+
+    def _poll(self, letter: Letter, answer: Answer) -> Letter:
+        message = letter.message
+        draft = letter.ee.poll_req(answer)
+        return self._letter(
+            letter.ee, draft, kind="pollReq", profile=message.profile, code=message.code, key=message.key
         )
 
     def _update(self, old: Certified) -> Letter:
@@ -419,6 +440,19 @@ class Client:
             confirmation = self._confirmation(letter, answers[0], verdict)
             await asyncio.gather(*(self.once(confirmation, node) for node in nodes))
 
+    async def order(self) -> None:
+        """A certificate that must be paid, and is polled for."""
+        letter = self._order(await self._office.code(ORDERED))
+        self._office.central.set(delay=self._chance.choice((0.0, 0.5, 3.0)))
+        answer = await self.deliver(letter)
+        for _ in range(POLLS):
+            if answer is None or not _waiting(answer):
+                break
+            await asyncio.sleep(self._chance.uniform(1.0, 3.0))
+            answer = await self.deliver(self._poll(letter, answer))
+        if answer is not None and _certificate(answer):
+            await self.conclude(letter, answer)
+
     # -------------------------------------------------------------------------------------------- when all is quiet
 
     async def resolve(self, letter: Letter) -> None:
@@ -441,7 +475,9 @@ async def settle(office: Office, client: Client) -> None:
             answered[attempt.message] = answered.get(attempt.message, False) or reply.kept
     asked = {attempt.message for attempt in history.attempts}
     open_ = [letter for name, letter in office.letters.items() if name in asked and name not in answered]
-    again = [office.letters[name] for name, kept in answered.items() if kept]
+    again = [
+        office.letters[name] for name, kept in answered.items() if kept and history.messages[name].kind != "pollReq"
+    ]
     again = random.Random(history.seed).sample(again, min(REPEATED, len(again)))
     few = asyncio.Semaphore(8)
 
@@ -491,7 +527,7 @@ def read(letter: Letter, octets: bytes) -> tuple[Reply, Answer | None]:
     try:
         answer = letter.ee.read(octets, letter.draft)
         body = answer.type.name
-        if body == "pkiconf":
+        if body in {"pkiconf", "pollRep"}:
             return Reply(digest(octets), body, protected=answer.protected), answer
         facts: dict[str, Any] = {
             "status": answer.status.name,
@@ -521,6 +557,10 @@ class _Holder:
 
 def _certificate(answer: Answer) -> bool:
     return answer.type.name in {"ip", "kup"} and answer.body.response[0].certifiedKeyPair is not None
+
+
+def _waiting(answer: Answer) -> bool:
+    return answer.type.name == "pollRep" or (answer.type.name == "ip" and answer.status is PKIStatus.waiting)
 
 
 def _implicit(answer: Answer) -> bool:

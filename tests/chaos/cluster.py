@@ -13,6 +13,7 @@ from typing import IO, Protocol
 
 from cmpd.settings import Settings
 from cmpd.store import AdminStore, open_store
+from tests.certcentral import CertCentral
 from tests.chaos import contents
 from tests.chaos.contents import Contents
 from tests.chaos.history import History, Terms
@@ -43,6 +44,30 @@ TIMELESS = ('message_time_tolerance = "5m"', 'message_time_tolerance = "off"')
 """What has no answer is sent again at the end, however long the run was."""
 PATIENT = ('confirm_wait = "10m"', 'confirm_wait = "2h"')
 """No run is so long that a certificate expires unconfirmed, but in the profile that is for it."""
+ORDERED = "ordered"
+_ORDERED = """
+id = "an-id-for-what-is-ordered-x"
+base_template = "public-smime"
+issuer = "digicert"
+lint = "off"
+[certificate_type]
+validation_type = "mailbox"
+generation = "multipurpose"
+[enrollment]
+authentication_method = "enrollment_code"
+message_time_tolerance = "off"
+confirm_wait = "2h"
+"""
+_ISSUER = """
+[issuers.digicert]
+type = "certcentral"
+base_url = "{url}"
+api_key_file = "secrets/certcentral.key"
+connect_timeout = "2s"
+read_timeout = "3s"
+poll_interval = "5s"
+settle_time = "10s"
+"""
 LIMITS = "[limits]\naddress_requests = 0\naddress_failures = 0"
 
 
@@ -223,13 +248,21 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, backend: Backend, number: int, history: History) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, backend: Backend, number: int, history: History, central: CertCentral
+) -> AsyncIterator[Cluster]:
     """Make a configuration for each node, start them, end them."""
     site = await asyncio.to_thread(Site.make, folder / "cmpd")
     for name, (changes, terms) in PROFILES.items():
         site.profile(name, *changes, TIMELESS, *(() if terms.expires else (PATIENT,)))
         history.terms[name] = terms
     history.terms["device"] = Terms()
+    history.terms[ORDERED] = Terms(ordered=True)
+    (site.folder / "profiles" / f"{ORDERED}.toml").write_text(_ORDERED)
+    key = site.folder / "secrets" / "certcentral.key"
+    key.write_text(central.key())
+    key.chmod(0o600)
+    site.append(_ISSUER.format(url=central.url))
     site.append(LIMITS)
     text = site.config.read_text()
     weather = Weather()

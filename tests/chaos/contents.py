@@ -26,7 +26,7 @@ FAULTS = {
     ),
     "certificates that wait for a certConf although their transaction has ended": (
         "SELECT count(*) FROM certificate c JOIN cmp_transaction t ON t.transaction_id = c.transaction_id"
-        " WHERE c.status = 'unconfirmed' AND t.state <> 'unconfirmed'"
+        " WHERE c.status = 'unconfirmed' AND t.state NOT IN ('unconfirmed', 'waiting')"
     ),
     "certificates in force although their transaction was rejected or has expired": (
         "SELECT count(*) FROM certificate c JOIN cmp_transaction t ON t.transaction_id = c.transaction_id"
@@ -75,6 +75,15 @@ class StoredCode:
     revoked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoredOrder:
+    """A row of the orders."""
+
+    tid: str
+    key: str
+    state: str
+
+
 @dataclass(slots=True)
 class Contents:
     """All of it."""
@@ -84,6 +93,9 @@ class Contents:
     codes: dict[str, StoredCode] = field(default_factory=dict)
     spent: dict[tuple[str, int], int] = field(default_factory=dict)
     """Certificates by profile and day, as they were counted."""
+    orders: list[StoredOrder] = field(default_factory=list)
+    paid: list[str] = field(default_factory=list)
+    """What the issuer has put on the bill: the key of each order."""
     faults: list[str] = field(default_factory=list)
     """What the database itself says is wrong with it."""
 
@@ -116,6 +128,8 @@ async def read(store: AdminStore, history: History) -> Contents:
                 "" if row.last_request is None else row.last_request.hex()[:DIGITS],
                 "" if row.last_reply is None else digest(row.last_reply),
             )
+    for order in await store.orders(EVERYTHING):
+        found.orders.append(StoredOrder(order.transaction_id.hex(), digest(order.approved.spki), order.state.value))
     for code in await store.codes():
         found.codes[code.reference] = StoredCode(code.reference, code.used, code.revoked)
     return found

@@ -26,7 +26,7 @@ class Message:
 
     digest: str
     kind: str
-    """ir, kur or certConf."""
+    """ir, kur, pollReq or certConf."""
     profile: str
     tid: str
     """transactionID, hexadecimal."""
@@ -48,7 +48,7 @@ class Message:
 
     @property
     def begins(self) -> bool:
-        return self.kind != "certConf"
+        return self.kind in {"ir", "kur"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,11 @@ class Reply:
     @property
     def kept(self) -> bool:
         """Whether it is an answer that is to be repeated octet by octet: a certificate, a pkiconf, a rejection."""
-        return not self.temporary and (bool(self.certificate) or self.body in {"pkiconf", "ip", "kup"})
+        return (
+            not self.temporary
+            and self.status != "waiting"
+            and (bool(self.certificate) or self.body in {"pkiconf", "ip", "kup"})
+        )
 
     def __str__(self) -> str:
         if self.fault:
@@ -137,6 +141,8 @@ class Terms:
     """Seconds."""
     expires: bool = False
     """Certificates without a certConf may be revoked before the end of the run."""
+    ordered: bool = False
+    """Certificates are ordered from an issuer that is paid."""
 
 
 @dataclass(slots=True)
@@ -150,6 +156,8 @@ class History:
     messages: dict[str, Message] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     acts: list[Act] = field(default_factory=list)
+    patient: bool = False
+    """It was waited at the end until no order was under way."""
     notes: list[str] = field(default_factory=list)
     """What went wrong and is no answer: a node that ended by itself, a traceback in its log."""
 

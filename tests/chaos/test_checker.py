@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.checker import RULES, check, report
-from tests.chaos.contents import Contents, StoredCertificate, StoredCode, StoredTransaction
+from tests.chaos.contents import Contents, StoredCertificate, StoredCode, StoredOrder, StoredTransaction
 from tests.chaos.history import Act, Attempt, Code, History, Message, Reply, Terms
 
 DAY = 20_000
@@ -430,6 +430,34 @@ def a_seat_is_taken_before_it_is_free(told: Told) -> None:
     message, reply = enrolled(told, "a", "seats")
     enrolled(told, "b", "seats")
     told.confirm(message, reply, "reject")
+
+
+@breaks("orders")
+def what_is_paid_is_ordered_twice(told: Told) -> None:
+    message, _ = enrolled(told)
+    told.contents.orders.append(StoredOrder(message.tid, message.key, "issued"))
+    told.contents.paid += [message.key, message.key]
+
+
+@breaks("orders")
+def an_order_that_nobody_knows_of(told: Told) -> None:
+    told.contents.paid.append("k")
+
+
+@breaks("orders")
+def two_orders_of_one_transaction(told: Told) -> None:
+    told.contents.orders += [StoredOrder("t", "k1", "ordered"), StoredOrder("t", "k2", "ordered")]
+
+
+@breaks("orders")
+def an_order_that_was_never_placed(told: Told) -> None:
+    told.contents.orders.append(StoredOrder("t", "k", "issued"))
+
+
+@breaks("orders")
+def an_order_that_does_not_come_to_an_end(told: Told) -> None:
+    told.history.patient = True
+    told.contents.orders.append(StoredOrder("t", "k", "submitting"))
 
 
 @breaks("locks")
