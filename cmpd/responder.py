@@ -19,7 +19,7 @@ from cryptography import x509
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
 from cmpd.authentication import Attempt, Authenticator, seconds
-from cmpd.enrollment import OpenTransaction, Operation, Realm, digest
+from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, still_prompt
 from cmpd.errors import (
     BadDataFormat,
     BadRequest,
@@ -71,6 +71,8 @@ OPEN_TRANSACTIONS = 1024
 
 _AGAIN = (TransactionExists, TransactionMoved)
 _NO_GRACE = timedelta()
+_LOOK_SECONDS = 0.5
+"""How often it is looked whether another node has answered a request."""
 
 
 def utc_now() -> datetime:
@@ -268,7 +270,7 @@ class _Conversation:
             transaction_id = validation.transaction_id(message, profile, self._office.entropy)
             transaction = await self._find(message, transaction_id)
             if transaction is not None:
-                again = self._again(transaction, request, profile.name)
+                again = await self._repeat(transaction, request, profile.name)
                 if again is not None:
                     return again
                 if transaction.profile != profile.name:
@@ -328,7 +330,7 @@ class _Conversation:
         try:
             answer = await HANDLERS[message.body_type](operation)
         except _AGAIN:
-            if self._open is not None:
+            if self._open is not None or received.event is not Event.begin:
                 # it has moved without us: the store knows how it stands
                 self._office.open.pop(received.transaction_id, None)
                 return await self._converse(message)
@@ -459,7 +461,19 @@ class _Conversation:
     async def _answered_meanwhile(self, received: Received, request: bytes) -> bytes | None:
         """Look again: another copy of the same request may have been answered while this one was on its way."""
         transaction = await self._store.transaction(received.transaction_id)
-        return None if transaction is None else self._again(transaction, request, self._exchange.profile)
+        return None if transaction is None else await self._repeat(transaction, request, self._exchange.profile)
+
+    async def _repeat(self, transaction: Transaction, request: bytes, profile: str) -> bytes | None:
+        """The stored answer. That to a request which is being answered elsewhere, at this moment, is waited for.
+
+        Until then it is `waiting`; who was told that would poll for what its other copy has been given.
+        """
+        desk, now = self._office.desk, self._office.clock
+        if desk is not None and request == transaction.first_request and transaction.profile == profile:
+            while transaction.state is TransactionState.waiting and (left := still_prompt(transaction.created, now())):
+                await desk.settled(transaction.transaction_id, min(left, _LOOK_SECONDS))
+                transaction = await self._store.transaction(transaction.transaction_id) or transaction
+        return self._again(transaction, request, profile)
 
     def _replier(self) -> Replier:
         return Replier(self._heading, self._identity, self._office.entropy(16), self._now)

@@ -46,7 +46,8 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
         desk.nudge(issuer)
     await desk.settled(operation.received.transaction_id, PROMPT_SECONDS)
     kept = await store.orders_of(operation.received.transaction_id)
-    if any(one.state in OPEN_ORDERS for one in kept):
+    late = (desk.clock() - operation.now).total_seconds() > 1.25 * PROMPT_SECONDS
+    if late or any(one.state in OPEN_ORDERS for one in kept):
         return answer
     try:
         return await _deliver(operation, store, kept, first=True)
@@ -71,6 +72,7 @@ async def poll(operation: Operation) -> bytes:
     answer = operation.replier.message(reply.poll_rep([one.certReqId for one in asked], seconds, texts))
     await store.deliver(
         operation.received.transaction_id,
+        seen=_seen(operation),
         state=TransactionState.waiting,
         nonce=operation.replier.nonce,
         request=operation.digest,
@@ -78,6 +80,17 @@ async def poll(operation: Operation) -> bytes:
     )
     operation.exchange.outcome = "waiting"
     return answer
+
+
+def still_prompt(created: datetime, now: datetime) -> float:
+    """For how many seconds the first answer may still become another one than `waiting`; see `place`."""
+    return max(0.0, 2.5 * PROMPT_SECONDS - (now - created).total_seconds())
+
+
+def _seen(operation: Operation) -> bytes:
+    """The nonce of the answer that the message follows; of a first request, that of `waiting`."""
+    transaction = operation.received.transaction
+    return operation.replier.nonce if transaction is None else transaction.nonce
 
 
 def check_after(since: datetime, now: datetime) -> int:
@@ -179,6 +192,7 @@ async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order
     serials = [one.serial for one in issued if one.serial is not None]
     await store.deliver(
         operation.received.transaction_id,
+        seen=_seen(operation),
         state=state,
         nonce=operation.replier.nonce,
         request=operation.digest,

@@ -38,8 +38,8 @@ HONEST = frozenset(
     }
 )
 """What a genuine message may be answered with: none says that it is malformed or forged, or that cmpd has failed."""
-LATE = frozenset({"badRecipientNonce"})
-"""What a pollReq may be answered with, too: the answer that it follows was not the last one."""
+LATE = frozenset({"badRecipientNonce", "badRequest"})
+"""What a pollReq may be answered with only when the EE has gone on meanwhile."""
 SHOWN = 40
 """So many attempts of one violation are printed."""
 
@@ -97,6 +97,11 @@ class Case:
             return None
         return self.history.messages.get(transaction.first_request)
 
+    def gone_on(self, message: Message, before: float) -> bool:
+        """Whether the EE has sent another message of the transaction later, but before this time."""
+        since = self.first_sent(message)
+        return any(since < self.first_sent(one) < before for one in self.by_tid[message.tid])
+
     def alone(self, message: Message) -> bool:
         """Whether no other message has begun a transaction of this transactionID."""
         return sum(one.begins for one in self.by_tid[message.tid]) < 2
@@ -123,7 +128,10 @@ def answers(case: Case) -> Iterator[Violation]:
         elif not message.genuine:
             if reply.certificate or reply.fail_info not in {"badMessageCheck", "systemUnavail"}:
                 wrong = "badMessageCheck, because the MAC is wrong", str(reply)
-        elif reply.fail_info not in HONEST | (LATE if message.kind == "pollReq" else set()):
+        elif message.kind == "pollReq" and reply.fail_info in LATE:
+            if not case.gone_on(message, attempt.ended):
+                wrong = "an answer to who polls as it was told to", str(reply)
+        elif reply.fail_info not in HONEST or (reply.fail_info == "transactionIdInUse" and not message.begins):
             wrong = "no failInfo that says the message was bad, or the service has failed", str(reply)
         elif reply.certificate and not reply.protected:
             wrong = "a certificate in a protected answer", str(reply)
@@ -138,8 +146,12 @@ def answers(case: Case) -> Iterator[Violation]:
 def repetition(case: Case) -> Iterator[Violation]:
     for message in case.history.messages.values():
         kept = [(attempt, reply) for attempt, reply in case.answered(message) if reply.kept]
-        if message.kind == "pollReq":  # it is repeated until the next message comes, so what follows says nothing
-            kept = []
+        if message.kind == "pollReq":  # it is repeated until the next message comes
+            said = {reply.digest: str(reply) for _, reply in case.answered(message) if reply.body in {"pollRep", "ip"}}
+            if len(said) > 1:
+                seen = " and ".join(said.values())
+                yield Violation("repetition", "one answer to the same octets", seen, (message.digest,))
+            continue
         if not case.alone(message):  # a rejection of what came second is not kept: the first one has the transaction
             kept = [(attempt, reply) for attempt, reply in kept if reply.certificate or reply.body == "pkiconf"]
         if not kept:

@@ -155,6 +155,12 @@ def test_what_is_right_breaks_no_rule() -> None:
     told.attempt(told.message("l", "locking"), replace(BUSY, text=LOCKED), node="2")
     told.now = 90.0
     enrolled(told, "m", "locking")
+    patient = told.message("p1", "hasty")
+    told.attempt(patient, Reply("waiting", "ip", "waiting"))
+    poll = told.message("p2", "hasty", kind="pollReq", tid=patient.tid)
+    told.attempt(poll, Reply("wait", "pollRep"))
+    told.attempt(told.message("p3", "hasty", kind="pollReq", tid=patient.tid), Reply("wait on", "pollRep"))
+    told.attempt(poll, Reply("late", "error", "rejection", "badRecipientNonce"))
     seat, held = enrolled(told, "s", "seats")
     told.confirm(seat, held, "reject")
     enrolled(told, "s2", "seats")
@@ -220,6 +226,28 @@ def another_key_is_certified(told: Told) -> None:
 @breaks("answers")
 def implicit_confirm_for_who_did_not_ask(told: Told) -> None:
     told.grant(told.message("a"), implicit=True, status="valid")
+
+
+@breaks("answers")
+def who_polls_is_turned_away(told: Told) -> None:
+    request = told.message("a")
+    told.attempt(request, Reply("waiting", "ip", "waiting"))
+    poll = told.message("p", kind="pollReq", tid=request.tid)
+    told.attempt(poll, Reply("no", "error", "rejection", "badRecipientNonce"))
+
+
+@breaks("answers")
+def a_certconf_is_taken_for_a_request(told: Told) -> None:
+    message, reply = enrolled(told)
+    late = told.message("late", kind="certConf", tid=message.tid, serial=reply.serial, verdict="reject")
+    told.attempt(late, Reply("late", "error", "rejection", "transactionIdInUse"))
+
+
+@breaks("repetition")
+def two_answers_to_one_poll(told: Told) -> None:
+    poll = told.message("p", kind="pollReq")
+    told.attempt(poll, Reply("one", "pollRep"))
+    told.attempt(poll, Reply("other", "pollRep"), node="2")
 
 
 @breaks("repetition")
