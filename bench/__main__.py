@@ -28,6 +28,7 @@ from bench.server import (
     disk_folder,
     file_system,
 )
+from bench.stores import KINDS, stores
 from cmpd import asn1
 from cmpd.asn1 import BodyType
 from cmpd.limits import Limits
@@ -42,6 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--transactions", type=int, default=3000, help="a row and round (default 3000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--store", choices=KINDS, default=KINDS[0], help="where the server keeps its state")
     parser.add_argument(
         "--quick", action="store_true", help=f"one round of {QUICK} transactions: a smoke test, no figures"
     )
@@ -140,7 +142,11 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Rows and floor by turns, so that both see the machine in the same moods."""
     report = Report(environment(folder, file_system(folder)), options.transactions, options.clients)
     report.loads.append(os.getloadavg()[0])
-    with Daemon(folder / "server") as daemon, LoadProcess() as load:
+    with (
+        stores(options.store, folder) as new_store,
+        Daemon(folder / "server", store=new_store()) as daemon,
+        LoadProcess() as load,
+    ):
         for number in range(options.rounds):
             for row in options.rows:
                 measured = perform(row, daemon, load, options.transactions, options.clients)
@@ -192,7 +198,11 @@ def decoding(daemon: Daemon) -> tuple[float, int]:
 
 def measure_memory(options: argparse.Namespace, folder: Path, transactions: int) -> tuple[int, int, int]:
     """Resident memory of a fresh daemon before and after so many transactions."""
-    with Daemon(folder / "memory") as daemon, LoadProcess() as load:
+    with (
+        stores(options.store, folder) as new_store,
+        Daemon(folder / "memory", store=new_store()) as daemon,
+        LoadProcess() as load,
+    ):
         first = load.perform(work(ROWS[0], daemon, options.clients, options.clients))
         many = work(ROWS[0], daemon, transactions, options.clients)
         last = load.perform(many.without_preparation())
@@ -202,7 +212,11 @@ def measure_memory(options: argparse.Namespace, folder: Path, transactions: int)
 def profile(options: argparse.Namespace, folder: Path) -> None:
     """Each row against a fresh daemon under cProfile; its own time inflates Python calls, so only the order counts."""
     for row in options.rows:
-        with Daemon(folder / row.name, profile=True) as daemon, LoadProcess() as load:
+        with (
+            stores(options.store, folder / row.name) as new_store,
+            Daemon(folder / row.name / "server", store=new_store(), profile=True) as daemon,
+            LoadProcess() as load,
+        ):
             daemon.start_profile()
             measured = load.perform(work(row, daemon, options.transactions, options.clients))
         transactions = options.transactions + max(options.clients, options.transactions // 10)

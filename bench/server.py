@@ -107,9 +107,10 @@ def free_ports(number: int) -> list[int]:
 class Daemon:
     """`cmpd serve` in a process of its own, made by `cmpd init` as an operator makes it; profiling it is an option."""
 
-    def __init__(self, folder: Path, *, profile: bool = False) -> None:
+    def __init__(self, folder: Path, *, store: str | None = None, profile: bool = False) -> None:
         self.manufacturer = Manufacturer()
         self._folder = folder
+        self._store = store
         self._config = folder / "cmpd.toml"
         self._stats = folder / "cmpd.prof" if profile else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,6 +119,8 @@ class Daemon:
         self.port, self.tls_port, self._admin_port = free_ports(3)
         listen = ("--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self._admin_port}")
         self._cmpd("init", "--dir", str(self._folder), *listen)
+        if self._store is not None:
+            self._config.write_text(self._config.read_text().replace("sqlite:///cmpd.db", self._store))
         self._make_signature_profile()
         self._make_people_profile()
         self._make_bound_profile()

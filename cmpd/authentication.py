@@ -13,6 +13,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -35,7 +36,7 @@ from cmpd.errors import (
 )
 from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, IssuedCertificate, Transaction
 from cmpd.limits import Limits
-from cmpd.ports import RevocationSource, RevocationUnknown, Revoked, Store
+from cmpd.ports import Known, Named, RevocationSource, RevocationUnknown, Revoked, Store
 from cmpd.profile import Profile
 from cmpd.protection import (
     CertificateCredential,
@@ -87,6 +88,8 @@ class Attempt:
     """How long ago the signer's certificate may have expired."""
     tls: CertificateCredential | None = None
     """The TLS client, where the profile looks at it; set by `authenticate`."""
+    known: Known | None = None
+    """What was found with the transaction, where all was looked for."""
     looked_up: dict[int, IssuedCertificate | None] = field(default_factory=dict)
     """What the store has been asked about: one certificate is often needed for signature, TLS and role alike."""
     sender: str = ""
@@ -224,18 +227,20 @@ class Authenticator:
         assert algorithm is not None
         assert message.protection is not None
         found = parameters(algorithm, self.limits)
-        named = attempt.arrival.code
-        reference = mac_reference(message) if named is None else named.encode()
+        reference = _reference(message, attempt.arrival)
         code = attempt.code
         if (
             code is None
             or code.profile != profile.name
             or (code.reference.encode() != reference and not code.is_global)
         ):
-            code = await self.store.code(profile.name, reference)
-            if code is None and profile.code.allow_global:
-                code = await self.store.global_code(profile.name)
-            elif code is not None and code.is_global and not profile.code.allow_global:
+            if attempt.known is not None:
+                code = attempt.known.code
+            else:
+                code = await self.store.code(profile.name, reference)
+                if code is None and profile.code.allow_global:
+                    code = await self.store.global_code(profile.name)
+            if code is not None and code.is_global and not profile.code.allow_global:
                 code = None
         # a global code is everybody's: wrong MACs of one address must not lock it for all others
         shown = asn1.printable(reference.decode(errors="replace"))[:64]
@@ -452,6 +457,8 @@ class Authenticator:
         try:
             return attempt.looked_up[number]
         except KeyError:
+            if attempt.known is not None and number in attempt.known.signers:
+                return attempt.known.signers[number]
             found = attempt.looked_up[number] = await self.store.certificate(number)
             return found
 
@@ -499,6 +506,26 @@ class Authenticator:
             "the profile is for its service user only (enrollment.service_user)",
             private=f"service user {user}; see `cmpd service-user`",
         )
+
+
+def named_by(message: asn1.PKIMessage, arrival: Arrival, profile: Profile) -> Named:
+    """What a message names and the store may know: what it takes to authenticate it."""
+    reference = None
+    serials: list[int] = []
+    with suppress(CMPError, asn1.MalformedError):  # it is said when the message is authenticated
+        if is_mac(message):
+            reference = _reference(message, arrival)
+        elif message.extraCerts:
+            serials.append(serial(message.extraCerts[0]))
+    if arrival.client is not None and (profile.tls_required or message.protection is None):
+        with suppress(asn1.MalformedError):
+            serials.append(serial(arrival.client.certificate))
+    return Named(profile.name, reference, profile.code.allow_global, tuple(dict.fromkeys(serials)))
+
+
+def _reference(message: asn1.PKIMessage, arrival: Arrival) -> bytes:
+    """The name of the shared secret: as the URL has it, else as the message does. Raises BadMessageCheck."""
+    return mac_reference(message) if arrival.code is None else arrival.code.encode()
 
 
 def _follows(attempt: Attempt) -> bool:

@@ -7,7 +7,7 @@ checked at start-up against what the profiles ask for.
 
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
@@ -119,12 +119,45 @@ class Expired:
     serials: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a message names beside its transaction, for the store to find."""
+
+    profile: str
+    reference: bytes | None = None
+    """Of an enrollment code; None when the message is not protected by a MAC."""
+    global_code: bool = False
+    """Where there is no code of that reference, the profile's global one is meant."""
+    serials: tuple[int, ...] = ()
+    """Of certificates that may be ours: the signer's, the TLS client's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a store has of it."""
+
+    transaction: Transaction | None
+    complete: bool = False
+    """Whether all the rest was looked for; else it is asked for when it is needed."""
+    code: EnrollmentCode | None = None
+    certificates: tuple[IssuedCertificate, ...] = ()
+    """Of the transaction, in the order of their certReqId."""
+    signers: Mapping[int, IssuedCertificate | None] = field(default_factory=dict)
+    """By serial number: the certificates that are named, None where there is none; and who began the transaction."""
+
+
 class Store(Protocol):
     """The durable state. A call that returns has been committed; one that raises has changed nothing.
 
     Every method may raise `StoreUnavailable`. Methods are safe to call concurrently from one event loop, and several
     processes may work on one store.
     """
+
+    async def look_up(self, transaction_id: bytes, named: Callable[[], Named], /) -> Known:
+        """Find a transaction, and what else a message names. Reads only.
+
+        A store that is far away finds everything at once; one that answers on the spot may leave it at the transaction.
+        """
 
     async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
         """Find a transaction. Reads only."""

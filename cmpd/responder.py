@@ -18,7 +18,7 @@ from cryptography import x509
 
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
-from cmpd.authentication import Attempt, Authenticator, seconds
+from cmpd.authentication import Attempt, Authenticator, named_by, seconds
 from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, still_prompt
 from cmpd.errors import (
     BadDataFormat,
@@ -35,6 +35,7 @@ from cmpd.exchange import (
     CertificateRequest,
     Exchange,
     Finding,
+    IssuedCertificate,
     Refusal,
     TooManyRequests,
     Transaction,
@@ -49,6 +50,7 @@ from cmpd.ports import (
     CodeUnusable,
     Entropy,
     Issuer,
+    Known,
     RevocationSource,
     Store,
     StoreUnavailable,
@@ -215,6 +217,8 @@ class _Conversation:
         """How it was authenticated."""
         self._open: OpenTransaction | None = None
         """The transaction that the message continues, when it is still in memory."""
+        self._known: Known | None = None
+        """What the message names, where the store has looked for all of it at once."""
         self._transaction: Transaction | None = None
         self._realm: Realm | None = None
         self._decided: CertificateRequest | None = None
@@ -294,9 +298,21 @@ class _Conversation:
             self._heading = Heading.of(message.header, transaction_id)
         self._exchange.transaction_id = transaction_id.hex()
         self._open = self._office.open.get(transaction_id)
-        found = self._open.transaction if self._open is not None else await self._store.transaction(transaction_id)
-        self._transaction = found
-        return found
+        if self._open is not None:
+            self._transaction = self._open.transaction
+        else:
+            assert self._realm is not None
+            profile = self._realm.profile
+            known = await self._store.look_up(transaction_id, lambda: named_by(message, self._arrival, profile))
+            self._transaction = known.transaction
+            self._known = known if known.complete else None
+        return self._transaction
+
+    def _certificates(self) -> tuple[IssuedCertificate, ...] | None:
+        """Those of the transaction, where they are at hand."""
+        if self._open is not None:
+            return self._open.certificates
+        return None if self._known is None else self._known.certificates
 
     async def _act(self, received: Received, credential: Credential, realm: Realm, request: bytes) -> bytes:
         """The sender is known: may it, and what comes of it."""
@@ -324,7 +340,7 @@ class _Conversation:
             now=self._now,
             replier=self._replier(),
             exchange=self._exchange,
-            issued=None if self._open is None else self._open.certificates,
+            issued=self._certificates(),
             desk=self._office.desk,
         )
         try:
@@ -432,6 +448,7 @@ class _Conversation:
             transaction=self._transaction,
             code=None if self._open is None else self._open.code,
             grace=_grace(message, self._transaction, realm.profile),
+            known=self._known,
         )
         try:
             return await self._office.authenticator.authenticate(attempt)

@@ -1,13 +1,15 @@
 """What all tests share: one CA, and a whole service without sockets."""
 
-from collections.abc import AsyncIterator, Generator
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from cmpd.issuers.local import LocalIssuer, create_ca
 from cmpd.issuers.local.ca import CreatedCA
-from cmpd.store.sqlite import SQLiteStore
+from cmpd.store import open_store
+from cmpd.store.serving import Serving
 from tests.world import Clock, World
 
 LONGEST_ID = 32
@@ -35,14 +37,43 @@ def ca_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+def pytest_unconfigure() -> None:
+    """Processes of pytest-xdist do not end by way of atexit."""
+    if "tests.postgres" in sys.modules:
+        sys.modules["tests.postgres"].end()
+
+
+ON_BOTH = ("rfc9483", "rfc9810", "access")
+"""What is here runs on both stores."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have the tests of the service run on both stores; elsewhere the service has SQLite."""
+    if "store_url" in metafunc.fixturenames and metafunc.definition.path.parent.name in ON_BOTH:
+        metafunc.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-async def world(tmp_path: Path, ca_directory: Path) -> AsyncIterator[World]:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The [store] url of an empty store."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        from tests import postgres
+
+        with postgres.emptied(bytes(32)) as url:
+            yield url
+    else:
+        yield f"sqlite:///{tmp_path}/cmpd.db"
+
+
+@pytest.fixture
+async def world(tmp_path: Path, ca_directory: Path, store_url: str) -> AsyncIterator[World]:
     """A service with a profile `device`."""
     table = CreatedCA(ca_directory / "local").table(ca_directory)
     table.pop("type")
     issuer = LocalIssuer.from_config(table, base=ca_directory, url="http://127.0.0.1:8829", name="local")
-    store = await SQLiteStore.open(tmp_path / "cmpd.db", bytes(32))
-    world = World(store, issuer, Clock(), tmp_path)
+    store = await open_store(store_url, base=tmp_path, key=bytes(32))
+    assert isinstance(store, Serving)
+    world = World(store, issuer, Clock(), tmp_path, store_url)
     world.profile()
     yield world
     await store.close()

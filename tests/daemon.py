@@ -61,11 +61,17 @@ class Site:
         self.folder = config.parent
 
     @classmethod
-    def make(cls, folder: Path, listen: Listen | None = None) -> "Site":
-        """What `cmpd init` makes; without `listen` the system chooses the port anew at each start."""
+    def make(cls, folder: Path, listen: Listen | None = None, store_url: str | None = None) -> "Site":
+        """What `cmpd init` makes; without `listen` the system chooses the port anew at each start.
+
+        `store_url` is that of an empty store; None: SQLite beside cmpd.toml.
+        """
         anywhere = Listen("127.0.0.1", 0)
         url = None if listen else "http://127.0.0.1:8829"
-        return cls(setup.make(folder, listen=listen or anywhere, admin_listen=anywhere, url=url))
+        config = setup.make(folder, listen=listen or anywhere, admin_listen=anywhere, url=url)
+        if store_url is not None:
+            config.write_text(config.read_text().replace("sqlite:///cmpd.db", store_url))
+        return cls(config)
 
     def copy(self, folder: Path) -> "Site":
         """A copy that a test may change."""

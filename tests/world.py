@@ -1,7 +1,9 @@
 """A whole cmpd without sockets: a CA, a store, profiles and a responder, with a clock that the test sets."""
 
+import contextlib
 import itertools
 import os
+import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from cmpd.ordering import OrderDesk
 from cmpd.ports import CMPSigner, Issuer, RevocationSource
 from cmpd.profile import Profile
 from cmpd.responder import Responder
-from cmpd.store.sqlite import SQLiteStore
+from cmpd.store.serving import Serving
 from tests.ee import EE, Answer, Draft, new_key
 
 SECRET = "correct-horse-battery"
@@ -73,10 +75,11 @@ class Clock:
 class World:
     """Everything of a running service but the network."""
 
-    store: SQLiteStore
+    store: Serving
     issuer: Issuer
     clock: Clock
     base: Path
+    store_url: str = ""
     limits: Limits = UNCOUNTED
     revocations: RevocationSource | None = None
     desk: OrderDesk | None = None
@@ -108,6 +111,15 @@ class World:
                 signer=self.signer,
             )
         return self._responder
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask the database from outside."""
+        if self.store_url.startswith("postgresql:"):
+            from tests import postgres
+
+            return postgres.query(self.store_url, statement)
+        with contextlib.closing(sqlite3.connect(self.store_url.removeprefix("sqlite:///"))) as database:
+            return database.execute(statement).fetchall()
 
     def restart(self) -> None:
         """Forget everything that is not in the store."""

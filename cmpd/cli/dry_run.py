@@ -1,6 +1,6 @@
 """A store, an issuer and a profile for a responder that decides everything and leaves no trace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from cryptography import x509
@@ -27,6 +27,8 @@ from cmpd.ports import (
     Issued,
     Issuer,
     IssuerUnavailable,
+    Known,
+    Named,
     Revocation,
     Store,
     TransactionExists,
@@ -48,6 +50,10 @@ class DryStore:
     def code_seen(self) -> EnrollmentCode | None:
         """The enrollment code that was asked for and found."""
         return next(iter(self._codes.values()), None)
+
+    async def look_up(self, transaction_id: bytes, _: Callable[[], Named], /) -> Known:
+        """See `ports.Store`."""
+        return Known(await self.transaction(transaction_id))
 
     async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
         """See `ports.Store`; the hidden one is not there."""

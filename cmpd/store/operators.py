@@ -65,6 +65,9 @@ Contested = Callable[[], Collection[str]]
 class Connections(Protocol):
     """How a store reaches its database."""
 
+    commits: int
+    """How many writes, or groups of them, have been committed."""
+
     async def read(self, query: str, parameters: tuple[Any, ...]) -> list[Row]:
         """Answer a query with what has been committed."""
 

@@ -7,7 +7,8 @@ in PostgreSQL's.
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from cmpd.exchange import (
@@ -22,6 +23,8 @@ from cmpd.exchange import (
 from cmpd.ports import (
     Conditions,
     Expired,
+    Known,
+    Named,
     Revocation,
     TransactionExists,
     TransactionMoved,
@@ -97,7 +100,7 @@ _REVOKED = (
 )
 
 
-class Serving(Operators, Orders):
+class Serving(Operators, Orders, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -108,7 +111,16 @@ class Serving(Operators, Orders):
         self._refusals = refusals
         self._ca_certificates = {}
 
+    @property
+    def commits(self) -> int:
+        """How many writes, or groups of them, have been committed."""
+        return self._connections.commits
+
     # What a server asks
+
+    async def look_up(self, transaction_id: bytes, _: Callable[[], Named], /) -> Known:
+        """See `ports.Store`. The rest is asked for when it is needed, and answered on the spot."""
+        return Known(await self.transaction(transaction_id))
 
     async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
         """See `ports.Store`."""
@@ -329,3 +341,11 @@ class Serving(Operators, Orders):
             return int(cursor.execute("SELECT crl_number FROM issuer WHERE name = ?", (issuer,)).fetchone()[0])
 
         return await self._write(work)
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """See `ports.Store`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """See `ports.Store`."""

@@ -6,8 +6,6 @@ confirmation of who is not (any more). The last column is part of what the refus
 it names the key.
 """
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -288,13 +286,10 @@ class State:
     """What the store holds that a stranger must not change."""
 
     def __init__(self, world: World) -> None:
-        with closing(sqlite3.connect(world.base / "cmpd.db")) as database:
-            self.transactions = database.execute(
-                "SELECT transaction_id, state, last_request FROM cmp_transaction ORDER BY id"
-            ).fetchall()
-            self.certificates = database.execute("SELECT serial, status FROM certificate ORDER BY serial").fetchall()
-            self.uses = database.execute("SELECT id, used FROM enrollment_code ORDER BY id").fetchall()
-            self.devices = database.execute("SELECT * FROM device").fetchall()
+        self.transactions = world.query("SELECT transaction_id, state, last_request FROM cmp_transaction ORDER BY id")
+        self.certificates = world.query("SELECT serial, status FROM certificate ORDER BY serial")
+        self.uses = world.query("SELECT id, used FROM enrollment_code ORDER BY id")
+        self.devices = world.query("SELECT * FROM device")
 
 
 STRANGERS = {"badMessageCheck", "signerNotTrusted", "wrongIntegrity", "systemUnavail", "certRevoked"}

@@ -64,8 +64,8 @@ def race(daemons: Sequence[Daemon], reference: str, clients: int) -> list[Answer
         return list(pool.map(enroll, range(clients)))
 
 
-def test_two_daemons_on_one_store_do_not_both_win(tmp_path: Path) -> None:
-    site = Site.make(tmp_path / "cmpd")
+def test_two_daemons_on_one_store_do_not_both_win(tmp_path: Path, store_url: str) -> None:
+    site = Site.make(tmp_path / "cmpd", store_url=store_url)
     site.code("once")
     site.code("thrice", uses=3)
     with site.serve() as one, site.serve() as other:

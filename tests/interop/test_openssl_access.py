@@ -54,10 +54,10 @@ class Fleet(Service):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def service(tmp_path_factory: pytest.TempPathFactory, site_store: str | None) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     port = FreePort()
-    site = Site.make(folder / "cmpd", port.listen)
+    site = Site.make(folder / "cmpd", port.listen, site_store)
     profiles = site.folder / "profiles"
     maker, ras = PKI("Maker Root"), PKI("RA Root")
     write(profiles, "maker.pem", maker.root)

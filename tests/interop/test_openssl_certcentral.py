@@ -1,12 +1,14 @@
 """The real openssl client gets a certificate from a public CA: cmpd between them, the CA a simulator."""
 
 import asyncio
+import contextlib
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from tests import postgres
 from tests.certcentral import CertCentral
 from tests.daemon import SECRET, Site
 
@@ -23,9 +25,9 @@ authentication_method = "enrollment_code"
 LOST = "commit_then_drop"
 
 
-def site_for(url: str, api_key: str, folder: Path) -> Site:
+def site_for(url: str, api_key: str, folder: Path, store: str | None) -> Site:
     """What `cmpd init` makes, with a connector and a profile for mailboxes."""
-    site = Site.make(folder)
+    site = Site.make(folder, store_url=store)
     key = site.folder / "secrets" / "certcentral.key"
     key.write_text(api_key)
     key.chmod(0o600)
@@ -46,9 +48,9 @@ def enroll(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=150)
 
 
-def scenario(url: str, api_key: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def scenario(url: str, api_key: str, folder: Path, store: str | None) -> subprocess.CompletedProcess[str]:
     """The daemon in its own process, and the client."""
-    site = site_for(url, api_key, folder / "cmpd")
+    site = site_for(url, api_key, folder / "cmpd", store)
     site.code("ada", profile="mail")
     with site.serve() as daemon:
         done = enroll(folder, f"http://{daemon.cmp}/.well-known/cmp/p/mail")
@@ -56,18 +58,21 @@ def scenario(url: str, api_key: str, folder: Path) -> subprocess.CompletedProces
     return done
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("way", ["at once", "after a while", LOST])
-async def test_a_mailbox(tmp_path: Path, way: str) -> None:
+async def test_a_mailbox(tmp_path: Path, way: str, kind: str) -> None:
     """At once, after polling, and when CertCentral has taken the order and its answer is lost: one order each time."""
-    async with CertCentral().running(port=0) as central:
-        if way == "after a while":
-            central.set(delay=4)
-        elif way == LOST:
-            central.faults.add(LOST, endpoint="order")
-        done = await asyncio.to_thread(scenario, central.url, central.key("admin"), tmp_path)
-        assert done.returncode == 0, done.stderr
-        certificate = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
-        assert "ada@example.com" in certificate.subject.rfc4514_string()
-        assert len(central.ledger.orders()) == 1
-        if way != "at once":
-            assert "starting to poll" in done.stdout + done.stderr
+    kept = postgres.empty() if kind == "postgresql" else contextlib.nullcontext(None)
+    with kept as store:
+        async with CertCentral().running(port=0) as central:
+            if way == "after a while":
+                central.set(delay=4)
+            elif way == LOST:
+                central.faults.add(LOST, endpoint="order")
+            done = await asyncio.to_thread(scenario, central.url, central.key("admin"), tmp_path, store)
+            assert done.returncode == 0, done.stderr
+            certificate = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
+            assert "ada@example.com" in certificate.subject.rfc4514_string()
+            assert len(central.ledger.orders()) == 1
+            if way != "at once":
+                assert "starting to poll" in done.stdout + done.stderr

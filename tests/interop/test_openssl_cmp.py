@@ -56,10 +56,10 @@ def cmpd(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, site_store: str | None) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("openssl")
     port = FreePort()
-    site = Site.make(folder / "cmpd", port.listen)
+    site = Site.make(folder / "cmpd", port.listen, site_store)
     site.append('[server.tls]\nlisten = "127.0.0.1:0"\ncertificate = "tls.pem"\nkey = "tls.key"')
     tls_key = new_key()
     address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])

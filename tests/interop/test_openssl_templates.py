@@ -203,10 +203,10 @@ class Enrollee(Client):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, site_store: str | None) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("templates")
     port = FreePort()
-    site = Site.make(folder / "cmpd", port.listen)
+    site = Site.make(folder / "cmpd", port.listen, site_store)
     root_key, key = new_key(), new_key()
     root = certificate_of(root_key, "Vendor Root", ca=True)
     vendor = certificate_of(key, "badge 0815", root_key, root)

@@ -74,7 +74,7 @@ async def test_what_cannot_be_read_still_gets_its_transaction_id_and_nonce_back(
 
 async def test_an_internal_error_is_a_systemfailure_without_details(world: World) -> None:
     class Broken:
-        async def transaction(self, _: bytes) -> None:
+        async def look_up(self, *_: object) -> None:
             raise RuntimeError("secret detail")
 
     ee = await world.code()

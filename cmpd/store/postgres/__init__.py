@@ -4,7 +4,7 @@ What a request reads is one statement, its commit is another; see `connections` 
 everything else. Tables and migrations are in `schema`, what is one commit in the server in `functions`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
@@ -15,6 +15,8 @@ from cmpd.ports import (
     CodeUnusable,
     Condition,
     Conditions,
+    Known,
+    Named,
     Revocation,
     TransactionExists,
     TransactionMoved,
@@ -25,13 +27,58 @@ from cmpd.store.conditions import UNCONDITIONAL, Wanted, contested, same_key_twi
 from cmpd.store.group_commit import Row
 from cmpd.store.postgres.connections import Connections, Together, connect, fitting, lock_number
 from cmpd.store.postgres.schema import prepare
-from cmpd.store.rows import certificate_row_of, datetime_of, octets_of, refusal_row_of, seconds_of, transaction_row_of
+from cmpd.store.rows import (
+    CERTIFICATE_COLUMNS,
+    CODE_COLUMNS,
+    SERIAL_SIZE,
+    certificate_of,
+    certificate_row_of,
+    datetime_of,
+    octets_of,
+    refusal_row_of,
+    seconds_of,
+    serials_of,
+    transaction_of,
+    transaction_row_of,
+)
 from cmpd.store.sealing import Sealing
 from cmpd.store.serving import Serving
 
 _PLACES = ", ".join(f"${number}" for number in range(1, 40))
 _ISSUE = f"SELECT r_outcome, r_in_the_way, r_until, r_seat FROM cmpd_issue_1({_PLACES})"  # noqa: S608  constants only
 _UNMET = "SELECT condition, in_the_way, until FROM cmpd_unmet_1($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)"
+_LOOK_UP = f"""
+SELECT q.n, t.*, e.*, c.*
+  FROM unnest($1::bytea[], $2::text[], $3::text[], $4::boolean[], $5::bytea[], $6::bytea[])
+       WITH ORDINALITY AS q (transaction_id, profile, reference, global_code, signer, client, n)
+  LEFT JOIN LATERAL (
+      SELECT transaction_id, profile, operation, credential, state, nonce, first_request, first_reply, created,
+             confirm_by, last_request, last_reply, serials
+        FROM cmp_transaction t WHERE t.transaction_id = q.transaction_id
+  ) t ON true
+  LEFT JOIN LATERAL (
+      SELECT * FROM (
+          SELECT {CODE_COLUMNS}, sealed, 1 FROM enrollment_code
+           WHERE profile = q.profile AND reference = q.reference
+          UNION ALL (
+              SELECT {CODE_COLUMNS}, sealed, 2 FROM enrollment_code
+               WHERE q.global_code AND profile = q.profile AND is_global = 1 AND revoked_at IS NULL
+               ORDER BY id DESC LIMIT 1
+          )
+      ) both_kinds ORDER BY 18 LIMIT 1
+  ) e ON true
+  LEFT JOIN LATERAL (
+      SELECT {CERTIFICATE_COLUMNS}
+        FROM (
+            SELECT substr(t.serials, 1 + at, {SERIAL_SIZE}) AS serial
+              FROM generate_series(0, octet_length(t.serials) - 1, {SERIAL_SIZE}) AS at
+            UNION ALL VALUES (q.signer), (q.client)
+            UNION ALL SELECT decode(lpad(split_part(t.credential, ':', 3), {SERIAL_SIZE * 2}, '0'), 'hex')
+             WHERE starts_with(t.credential, 'cert:')
+        ) wanted
+        JOIN certificate c ON c.serial = wanted.serial
+  ) c ON true
+"""  # noqa: S608  constants only
 _ADVANCE = """
 WITH
 asked AS (
@@ -104,6 +151,20 @@ _NO_REFUSAL: Row = (None,) * 11
 _TOUCH = "UPDATE store SET number = 1 - number WHERE name = 'ready'"
 
 
+class _LookUp(NamedTuple):
+    """One call of `look_up`, as a row."""
+
+    transaction_id: bytes | None = None
+    profile: str | None = None
+    reference: str | None = None
+    global_code: bool = False
+    signer: bytes | None = None
+    client: bytes | None = None
+
+
+_NOTHING = _LookUp()
+
+
 class _Issue(NamedTuple):
     """One call of `issued`, as rows."""
 
@@ -129,6 +190,7 @@ class PostgresStore(Serving):
 
     def __init__(self, sealing: Sealing, connections: Connections, refusals: int = REFUSALS) -> None:
         super().__init__(connections.name, sealing, connections, refusals)
+        self._look_up = Together(self._look_up_all)
         self._issue = Together(self._issue_all)
         self._advance_together = Together(self._advance_all)
 
@@ -157,6 +219,43 @@ class PostgresStore(Serving):
         return cls(sealing, connections, refusals)
 
     # What a request needs, each a statement
+
+    async def look_up(self, transaction_id: bytes, named: Callable[[], Named], /) -> Known:
+        """See `ports.Store`. Everything, in one statement."""
+        what = named()
+        serials = [one for one in what.serials if _can_be(one)]
+        signers = [*map(octets_of, serials), None, None]
+        rows = await self._look_up(
+            _LookUp(transaction_id, what.profile, _text(what.reference), what.global_code, signers[0], signers[1])
+        )
+        row = rows[0]
+        kept = {bytes(one[32]): certificate_of(one[32:]) for one in rows if one[32] is not None}
+        known = dict.fromkeys(what.serials, None) | {one.serial: one for one in kept.values()}
+        return Known(
+            None if row[1] is None else transaction_of(row[1:13]),
+            True,
+            None if row[14] is None else self._open(row[14:31]),
+            () if row[1] is None else tuple(kept[serial] for serial in serials_of(row[13]) if serial in kept),
+            known,
+        )
+
+    async def transaction(self, transaction_id: bytes, /) -> Transaction | None:
+        """See `ports.Store`."""
+        row = (await self._look_up(_NOTHING._replace(transaction_id=transaction_id)))[0]
+        return None if row[1] is None else transaction_of(row[1:13])
+
+    async def certificate(self, serial: int, /) -> IssuedCertificate | None:
+        """See `ports.Store`."""
+        if not _can_be(serial):
+            return None
+        row = (await self._look_up(_NOTHING._replace(signer=octets_of(serial))))[0]
+        return None if row[32] is None else certificate_of(row[32:])
+
+    async def _look_up_all(self, calls: "Sequence[_LookUp]") -> "Sequence[list[asyncpg.Record] | Exception]":
+        found: list[list[asyncpg.Record]] = [[] for _ in calls]
+        for row in await self._connections.fetch(_LOOK_UP, *_columns(calls, 6)):
+            found[row[0] - 1].append(row)
+        return found
 
     async def issued(
         self,
@@ -205,7 +304,7 @@ class PostgresStore(Serving):
             *_columns(transactions, 17),
             *_columns(certificates, 20),
         )
-        rows = await self._connections.attempt(
+        rows = await self._connections.commit(
             lambda connection, again: connection.fetch(_ISSUE, parameters[0], again, *parameters[1:])
         )
         return [self._refusal_of(row) for row in rows]
@@ -268,7 +367,7 @@ class PostgresStore(Serving):
         confirmed = [(n, serial) for n, call in enumerate(calls, 1) for serial in call.confirmed]
         revoked = [(n, *one) for n, call in enumerate(calls, 1) for one in call.revoked]
         parameters = (*_columns([call.row for call in calls], 8), *_columns(confirmed, 2), *_columns(revoked, 4))
-        rows = await self._connections.attempt(lambda connection, again: connection.fetch(_ADVANCE, again, *parameters))
+        rows = await self._connections.commit(lambda connection, again: connection.fetch(_ADVANCE, again, *parameters))
         moved = {row[0] for row in rows}
         return [None if n in moved else TransactionMoved() for n in range(1, len(calls) + 1)]
 
@@ -276,7 +375,7 @@ class PostgresStore(Serving):
         """See `ports.Store`."""
         row = transaction_row_of(transaction, b"")
         kept = _NO_REFUSAL if refusal is None else tuple(map(fitting, refusal_row_of(refusal)))
-        rows = await self._connections.attempt(
+        rows = await self._connections.commit(
             lambda connection, again: connection.fetch(_REFUSE, *row, again, *kept, self._refusals)
         )
         if not rows:
@@ -289,11 +388,11 @@ class PostgresStore(Serving):
 
     async def ready(self) -> None:
         """See `ports.Store`. Changes one fixed-size value, so that a server which only reads is not ready."""
-        await self._connections.attempt(lambda connection, _: connection.execute(_TOUCH))
+        await self._connections.commit(lambda connection, _: connection.execute(_TOUCH))
 
     async def close(self) -> None:
         """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""
-        for together in (self._issue, self._advance_together):
+        for together in (self._look_up, self._issue, self._advance_together):
             await together.finish()
         await self._connections.close()
 
@@ -301,6 +400,20 @@ class PostgresStore(Serving):
 def _columns(rows: Sequence[Row], width: int) -> Sequence[Sequence[Any]]:
     """Rows as the arrays that `unnest` puts together again."""
     return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _can_be(serial: int) -> bool:
+    """Whether it is the serial number of a certificate (RFC 5280 §4.1.2.2)."""
+    return 0 <= serial < 1 << 8 * SERIAL_SIZE
+
+
+def _text(reference: bytes | None) -> str | None:
+    """A reference as it is kept; None when it is no text, and so nobody's."""
+    try:
+        text = None if reference is None else reference.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if text is None or "\0" in text else text
 
 
 def _unmet_of(condition: str, serial: bytes | None, until: int | None, seat: str | None) -> Unmet:

@@ -61,6 +61,7 @@ LOST = (
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.TargetServerAttributeNotMatched,
     OSError,
     TimeoutError,
@@ -78,7 +79,7 @@ REFUSED = (
 """It will not be otherwise until an operator has done something."""
 SERVERS = (asyncpg.QueryCanceledError, asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 """Nothing that one caller's values could be the reason of."""
-FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+FAULTS = (asyncpg.PostgresError, *LOST)
 """Whatever a statement may raise."""
 
 _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
@@ -91,7 +92,7 @@ _ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ssl.SSLError,), "TLS: see sslmode, sslrootcert, sslcert and sslkey in [store] url"),
     ((asyncpg.InsufficientPrivilegeError,), "the role lacks a right that cmpd needs"),
     ((asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError), "has lost what cmpd has made in it"),
-    ((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError), "cannot be reached"),
+    (LOST, "cannot be reached"),
 )
 
 
@@ -157,10 +158,17 @@ class Connections:
         """Attempts that have begun and not ended."""
         self._idle = asyncio.Event()
         self._line = asyncio.Lock()
+        self.commits = 0
 
     async def fetch(self, statement: str, *parameters: object) -> "list[asyncpg.Record]":
         """One statement that only reads; tried again when the connection is lost. Raises `StoreUnavailable`."""
         return await self.attempt(lambda connection, _: connection.fetch(statement, *parameters))
+
+    async def commit(self, do: Callable[[Connection, bool], Awaitable[T]]) -> T:
+        """Attempt what commits, and count it."""
+        result = await self.attempt(do)
+        self.commits += 1
+        return result
 
     async def attempt(self, do: Callable[[Connection, bool], Awaitable[T]], *, unlimited: bool = False) -> T:
         """Do something that is one commit at most; again where another transaction or a lost connection is in the way.
@@ -208,7 +216,7 @@ class Connections:
         connection = await self.pool.acquire(timeout=max(deadline - monotonic(), 0.05))
         try:
             yield connection
-        except (TimeoutError, asyncio.CancelledError):
+        except (*LOST, asyncio.CancelledError):
             connection.terminate()
             raise
         finally:
@@ -251,9 +259,9 @@ class Connections:
             return result
 
         if contested is not None:
-            return await self.attempt(do)
+            return await self.commit(do)
         async with self._line:  # they would be in each other's way
-            return await self.attempt(do)
+            return await self.commit(do)
 
     async def _was_committed(self, connection: Connection, number: str) -> bool:
         """What has become of a transaction. Raises `StoreUnavailable` when the server cannot tell."""

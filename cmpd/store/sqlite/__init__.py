@@ -35,11 +35,6 @@ class SQLiteStore(Serving):
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path)!r})"
 
-    @property
-    def commits(self) -> int:
-        """How many groups of writes have been committed."""
-        return self._connections.commits
-
     @classmethod
     async def open(cls, path: Path, key: bytes, *, refusals: int = REFUSALS) -> Self:
         """Open the database, make or migrate it; the latest `refusals` are kept.
