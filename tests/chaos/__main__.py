@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import secrets
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,29 +12,47 @@ from tests.chaos.checker import report
 from tests.chaos.run import CLIENTS, STORES, backend, run
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos", description="Many clients, several nodes, one store, faults, and a checker."
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description="Several nodes on one store, many clients, all that can go wrong, and a checker. Exit status 1 when"
+        " something is not as promised: then history, schedule, report and logs are kept.",
     )
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long clients and faults go on (600)")
-    parser.add_argument("--seed", type=int, help="of the schedule of faults and of what clients do; else a new one")
-    parser.add_argument("--nodes", type=int, default=3, help="processes of cmpd serve (3)")
-    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"clients ({CLIENTS})")
-    parser.add_argument("--store", choices=STORES, default="sqlite", help="the store that the nodes share (sqlite)")
-    parser.add_argument("--folder", type=Path, help="where history, schedule, report and logs go; else a new one")
-    args = parser.parse_args()
-    seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="cmpd-chaos-"))
+    made.add_argument("--seconds", type=float, default=600.0, help="how long clients and faults go on (600)")
+    made.add_argument("--seed", type=int, help="of the schedule of faults and of what clients do; else a new one")
+    made.add_argument("--nodes", type=int, default=3, help="processes of cmpd serve (3)")
+    made.add_argument("--clients", type=int, default=CLIENTS, help=f"clients ({CLIENTS})")
+    made.add_argument(
+        "--store", choices=STORES, help="what the nodes share; else each of them for its share of the time"
+    )
+    made.add_argument("--folder", type=Path, help="where all of it is kept in any case")
+    return made
+
+
+def one(args: argparse.Namespace, store: str, seconds: float, seed: int) -> bool:
+    """One run; whether all was as promised."""
+    folder = Path(tempfile.mkdtemp(prefix="cmpd-chaos-")) if args.folder is None else args.folder / store
     folder.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(f"seed {seed}, store {args.store}, {args.nodes} nodes, {args.seconds:.0f} s, in {folder}\n")
+    sys.stdout.write(f"{store}, seed {seed}, {args.nodes} nodes, {seconds:.0f} s, in {folder}\n")
     sys.stdout.flush()
-    store = backend(args.store, folder)
-    outcome = asyncio.run(run(folder, store, seed=seed, seconds=args.seconds, nodes=args.nodes, clients=args.clients))
+    made = backend(store, folder)
+    outcome = asyncio.run(run(folder, made, seed=seed, seconds=seconds, nodes=args.nodes, clients=args.clients))
     outcome.write(folder)
     sys.stdout.write(f"{outcome.summary()}\n")
     if outcome.violations:
-        sys.stdout.write(f"{report(outcome.history, outcome.violations)}\n\nEverything is in {folder}\n")
-    return 1 if outcome.violations else 0
+        again = f"--store {store} --seed {seed} --seconds {seconds:.0f}"
+        sys.stdout.write(f"{report(outcome.history, outcome.violations)}\n\nin {folder}; again with {again}\n")
+    elif args.folder is None:
+        shutil.rmtree(folder)
+    return not outcome.violations
+
+
+def main() -> int:
+    args = parser().parse_args()
+    stores = [args.store] if args.store else list(STORES)
+    seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
+    well = [one(args, store, args.seconds / len(stores), seed) for store in stores]
+    return 0 if all(well) else 1
 
 
 if __name__ == "__main__":

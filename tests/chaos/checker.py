@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tests.chaos.contents import Contents, StoredCertificate
-from tests.chaos.history import Attempt, History, Message, Reply
+from tests.chaos.history import Act, Attempt, History, Message, Reply
 
 HONEST = frozenset(
     {
@@ -63,16 +63,22 @@ class Case:
     attempts: dict[str, list[Attempt]] = field(init=False)
     """By message, in the order in which they ended."""
     by_tid: dict[str, list[Message]] = field(init=False)
+    by_code: dict[str, list[Message]] = field(init=False)
     stored: dict[str, StoredCertificate] = field(init=False)
     """By serial number."""
+    _acts: dict[tuple[str, str], list[Act]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.attempts = defaultdict(list)
         for attempt in self.history.attempts:
             self.attempts[attempt.message].append(attempt)
-        self.by_tid = defaultdict(list)
+        self.by_tid, self.by_code = defaultdict(list), defaultdict(list)
         for message in self.history.messages.values():
             self.by_tid[message.tid].append(message)
+            self.by_code[message.code].append(message)
+        self._acts = defaultdict(list)
+        for act in self.history.acts:
+            self._acts[act.kind, act.what].append(act)
         self.stored = {one.serial: one for one in self.contents.certificates}
 
     def answered(self, message: Message) -> list[tuple[Attempt, Reply]]:
@@ -107,7 +113,8 @@ class Case:
         return sum(one.begins for one in self.by_tid[message.tid]) < 2
 
     def acts(self, kind: str, what: str) -> list[tuple[float, float]]:
-        return [(act.began, act.ended) for act in self.history.acts if (act.kind, act.what) == (kind, what)]
+        """When an operator has begun and ended to do something; `UNKNOWN` when it is not known to be done."""
+        return [(act.began, act.ended) for act in self._acts[kind, what]]
 
 
 UNKNOWN = float("inf")
@@ -274,7 +281,7 @@ def status(case: Case) -> Iterator[Violation]:
                 allowed.add("valid")
             if "reject" in sent or case.history.terms[row.profile].expires:
                 allowed.add("revoked")
-        if any(act.kind == "revoke certificate" and act.what == row.serial and act.known for act in case.history.acts):
+        if any(ended < UNKNOWN for _, ended in revoked):
             allowed = {"revoked"}
         elif revoked:
             allowed |= {"revoked"}
@@ -302,11 +309,12 @@ def codes(case: Case) -> Iterator[Violation]:
         used = len(rows) - returned
         if code.uses is not None and used > code.uses:
             yield Violation("codes", f"code {name}: at most {code.uses} certificates", f"{used}", origins)
-        acknowledged = (
-            {reply.serial: message for message, _, reply in case.granted() if message.code == name}
-            if code.uses is not None and not returned
-            else {}
-        )
+        acknowledged = {
+            reply.serial: message
+            for message in case.by_code[name]
+            for _, reply in case.answered(message)
+            if reply.certificate and code.uses is not None and not returned
+        }
         if code.uses is not None and len(acknowledged) > code.uses:
             yield Violation(
                 "codes",
@@ -316,7 +324,7 @@ def codes(case: Case) -> Iterator[Violation]:
             )
         kept = case.contents.codes.get(name)
         if case.history.terms[code.profile].ordered:  # a use is an order
-            by = {one.tid for one in case.history.messages.values() if one.code == name}
+            by = {one.tid for one in case.by_code[name]}
             used = sum(one.tid in by and one.state != "failed" for one in case.contents.orders)
         if kept is None or kept.used != used:
             yield Violation("codes", f"code {name}: {used} uses counted, as many as certificates", f"{kept}", origins)
@@ -423,8 +431,7 @@ def locks(case: Case) -> Iterator[Violation]:
             # of a wrong MAC without an answer it is not known whether it was counted
             disturbed = disturbed or any(
                 (one.node, one.life) == (node, life) and one.reply is None and not message.genuine
-                for message in case.history.messages.values()
-                if message.code == name
+                for message in case.by_code[name]
                 for one in case.attempts[message.digest]
             )
             if disturbed or len(here) < terms.lock_after:
