@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -49,6 +50,7 @@ def one(args: argparse.Namespace, store: str, seconds: float, seed: int) -> bool
 
 def main() -> int:
     args = parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end with it
     stores = [args.store] if args.store else list(STORES)
     seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
     well = [one(args, store, args.seconds / len(stores), seed) for store in stores]
