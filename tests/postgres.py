@@ -119,6 +119,8 @@ class Server:
 
     def kill(self) -> None:
         """Kill -9, its backends too; does nothing when it does not run."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
         if self._process is not None:
             self.resume()
             everyone = self._processes()

@@ -4,6 +4,7 @@ Nothing here repeats a part of the URL that could be the password, or a part of 
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 SCHEMES = frozenset({"postgresql", "postgres"})
@@ -28,6 +29,7 @@ _NOT_HERE = frozenset(
     )
 )
 """Parameters of libpq that asyncpg would send to the server as settings."""
+_FILES = frozenset({"passfile", "sslcert", "sslcrl", "sslkey", "sslrootcert"})
 _ENCODE = "a user name or password has @ : / ? # in percent-encoding (@ is %40), or use [store] password_file"
 
 
@@ -39,7 +41,8 @@ class ServerURL:
     """Hosts and database, for logs: without user, password and parameters."""
     dsn: str = field(repr=False)
     """What asyncpg is given."""
-    has_password: bool
+    files: tuple[tuple[str, Path], ...]
+    """Parameters that name files, and the files."""
     connect_timeout: float | None
     """Seconds; None when it does not say."""
 
@@ -55,7 +58,7 @@ def read_server_url(url: str) -> ServerURL:
         raise ValueError(f"not a URL: {_ENCODE}")
     if not url.startswith(f"{parts.scheme}://"):
         raise ValueError("write postgresql://USER@HOST/DATABASE")
-    user, _, hosts = parts.netloc.rpartition("@")
+    hosts = parts.netloc.rpartition("@")[2]
     seconds = None
     rest = []
     for key, value in parameters:
@@ -78,7 +81,7 @@ def read_server_url(url: str) -> ServerURL:
     return ServerURL(
         name=f"postgresql://{hosts}{database}{service}",
         dsn=urlunsplit(parts._replace(query=urlencode(rest))),
-        has_password=":" in user or "password" in named,
+        files=tuple((key, Path(value)) for key, value in rest if key in _FILES),
         connect_timeout=seconds,
     )
 

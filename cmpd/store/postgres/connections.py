@@ -124,6 +124,11 @@ async def connect(url: str, database: Database) -> "Connections":
         server = read_server_url(url)
     except ValueError as exc:
         raise StoreRefused(f"[store] url: {exc}") from None
+    for parameter, file in server.files:
+        try:
+            file.open("rb").close()
+        except OSError as exc:
+            raise StoreRefused(f"[store] url: {parameter}: {file}: cannot be read: {exc.strerror}") from None
     settings = {"application_name": "cmpd"} if "application_name=" not in server.dsn else {}
     if database.statement_cache:  # pgbouncer, for which it is switched off, lets none but the usual settings through
         milliseconds = str(int(database.statement_timeout * 1000))

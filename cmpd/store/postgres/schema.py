@@ -230,7 +230,10 @@ def _version(found: dict[str, tuple[int | None, bytes | None]]) -> int:
 
 async def _found(connection: Connection, name: str) -> dict[str, tuple[int | None, bytes | None]]:
     """What the table `store` says; empty when there is none. Refuses another program's."""
-    if await connection.fetchval("SELECT to_regclass('store')") is None:
+    # not to_regclass, which may not have heard yet of what another node has made meanwhile
+    if not await connection.fetchval(
+        "SELECT count(*) FROM pg_tables WHERE tablename = 'store' AND schemaname = ANY (current_schemas(false))"
+    ):
         return {}
     try:
         rows = await connection.fetch("SELECT name, number, octets FROM store WHERE name <> 'ready'")
