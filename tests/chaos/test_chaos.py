@@ -35,7 +35,7 @@ def test_what_is_promised_holds_whatever_happens(
     """What was acknowledged is kept, once, and everybody is told the same."""
     seed = secrets.randbelow(1 << 31)
     with capsys.disabled():
-        sys.stdout.write(f"\nchaos: store {store}, seed {seed}\n")
+        sys.stderr.write(f"\nchaos: store {store}, seed {seed}\n")
     outcome = asyncio.run(run(tmp_path, backend(store, tmp_path), seed=seed, seconds=SECONDS[store], nodes=NODES))
     outcome.write(tmp_path)
     assert not outcome.violations, f"in {tmp_path}: {outcome.summary()}\n{report(outcome.history, outcome.violations)}"
