@@ -33,20 +33,21 @@ class Proxy:
         self._upstream = upstream
         self._armed = False
         self._server: asyncio.Server | None = None
-        self._connections: set[Callable[[], None]] = set()
+        self._connections: dict[asyncio.Task[None], Callable[[], None]] = {}
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
         self.cut()
+        await asyncio.gather(*self._connections)
 
     def cut(self) -> None:
         """Break all connections."""
-        for end in list(self._connections):
+        for end in list(self._connections.values()):
             end()
 
     async def swallow(self) -> None:
@@ -93,11 +94,13 @@ class Proxy:
                 await one()  # type: ignore[misc]
             end()
 
-        self._connections.add(end)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = end
         try:
             await asyncio.gather(passed(ask), passed(answer))
         finally:
-            self._connections.discard(end)
+            del self._connections[task]
 
 
 class PostgreSQL:
@@ -118,7 +121,7 @@ class PostgreSQL:
 
     async def stop(self) -> None:
         for proxy in self._proxies.values():
-            proxy.stop()
+            await proxy.stop()
         await asyncio.to_thread(self._server.kill)
 
     def url(self, node: str) -> str:
