@@ -367,7 +367,7 @@ class Authenticator:
         if credential.issued is not None and not credential.is_ra:  # an RA is whoever the profile lists as one
             if credential.issued.profile != realm.profile.name:
                 raise NotAuthorized("the TLS client certificate was issued by another profile")
-            if credential.issued.status is CertificateStatus.unconfirmed:
+            if credential.issued.status is not CertificateStatus.valid:
                 raise NotAuthorized("the TLS client certificate has not been confirmed")
         return credential
 

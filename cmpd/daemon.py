@@ -69,6 +69,7 @@ from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.profile.access import Surroundings, access_faults
 from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
+from cmpd.revoking import Fate, RevocationDesk, on_silence
 from cmpd.settings import Listen, Server, Settings, SettingsError
 from cmpd.store import AdminStore, Database, open_store
 
@@ -431,6 +432,7 @@ class Daemon:
         self._responder: Responder
         self._revocations: Revocations
         self._desk: OrderDesk
+        self._revoking: RevocationDesk
         self._transfer: CMPTransfer
         self._admin: Listener
 
@@ -451,7 +453,7 @@ class Daemon:
         tasks: list[asyncio.Task[None]] = []
         try:
             self._revocations = self._revocations_of(settings.limits)
-            self._desk = self._desk_of(loaded)
+            self._desk, self._revoking = self._desk_of(loaded), self._revoking_of(loaded)
             self._responder = responder_of(
                 loaded, self._store, self._observe, revocations=self._revocations, desk=self._desk
             )
@@ -471,6 +473,7 @@ class Daemon:
                 self._note_tls(loaded.tls)
                 await self._warn_of_nobody(loaded)
                 self._desk.start()
+                self._revoking.start()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
@@ -506,6 +509,7 @@ class Daemon:
                 await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
                 await self._admin.stop(1.0)
                 await self._desk.stop()
+                await self._revoking.stop()
                 await self._revocations.close()
                 await _close(self._loaded.issuers)
         finally:
@@ -553,6 +557,9 @@ class Daemon:
     def _desk_of(self, loaded: Loaded) -> OrderDesk:
         ordering = {name: one for name, one in loaded.issuers.items() if isinstance(one, Ordering)}
         return OrderDesk(self._store, ordering, utc_now, self.metrics.order)
+
+    def _revoking_of(self, loaded: Loaded) -> RevocationDesk:
+        return RevocationDesk(self._store, loaded.issuers, utc_now, self.metrics.outside_revocation)
 
     def _later(self, closing: Coroutine[Any, Any, None]) -> None:
         """Let go of what requests in flight still use, when they must have ended."""
@@ -715,7 +722,7 @@ class Daemon:
             loaded = await asyncio.to_thread(lambda: load(self._settings()))
             if loaded.settings.limits != self._loaded.settings.limits:
                 revocations = self._revocations_of(loaded.settings.limits)
-            desk = self._desk_of(loaded)
+            desk, revoking = self._desk_of(loaded), self._revoking_of(loaded)
             responder = responder_of(
                 loaded, self._store, self._observe, revocations=revocations, before=self._responder, desk=desk
             )
@@ -749,8 +756,10 @@ class Daemon:
         self._transfer.service = self._service(loaded, responder)
         self._responder = responder
         await self._desk.stop()  # what it was submitting is found so, and looked for
-        self._desk = desk
+        await self._revoking.stop()  # what it was asking for is asked for again
+        self._desk, self._revoking = desk, revoking
         self._desk.start()
+        self._revoking.start()
         self._later(_close(self._loaded.issuers))
         if revocations is not self._revocations:
             self._later(self._revocations.close())
@@ -803,13 +812,17 @@ class Daemon:
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""
         now = datetime.now(UTC)
-        while ended := await self._store.expire(now):  # a bounded number at a time
+        fates = {name: on_silence(issuer) for name, issuer in self._loaded.issuers.items()}
+        outside = {name for name, fate in fates.items() if fate is Fate.there}
+        keep = {name for name, fate in fates.items() if fate is Fate.kept}
+        while ended := await self._store.expire(now, outside=outside, keep=keep):  # a bounded number at a time
             for transaction in ended:
                 self._log.info(
                     "transaction expired",
                     profile=transaction.profile,
                     transaction_id=transaction.transaction_id.hex(),
                     serial=", ".join(f"{serial:x}" for serial in transaction.serials),
+                    **({"kept": ", ".join(f"{serial:x}" for serial in transaction.kept)} if transaction.kept else {}),
                 )
             self.metrics.expired(len(ended))
 

@@ -4,6 +4,7 @@ import enum
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from cryptography.x509 import ObjectIdentifier
 
@@ -149,7 +150,11 @@ class CertificateStatus(enum.StrEnum):
     """What has become of an issued certificate."""
 
     unconfirmed = "unconfirmed"
+    """Handed out, or about to be; its EE has not said that it takes it."""
     valid = "valid"
+    kept = "kept"
+    """Its EE has rejected it, never confirmed it or never collected it, and it is not revoked: relying parties accept
+    it. As long as it is so, it authenticates nobody here."""
     revoked = "revoked"
 
 
@@ -166,6 +171,49 @@ class RevocationReason(enum.IntEnum):
     removeFromCRL = 8
     privilegeWithdrawn = 9
     aACompromise = 10
+
+
+class OutsideState(enum.StrEnum):
+    """Where the revocation of a certificate stands at the issuer over there; in the store it is revoked already."""
+
+    due = "due"
+    """To be asked for, the first time or again."""
+    asked = "asked"
+    """Asked for; somebody over there has to approve it."""
+    done = "done"
+    held = "held"
+    """Refused over there: an operator must decide."""
+    left = "left"
+    """An operator sees to it over there."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRevocation:
+    """A revocation that an issuer other than ourselves has to carry out."""
+
+    state: OutsideState
+    due: datetime
+    """When something is to be done about it next."""
+    attempts: int = 0
+    """How often it was taken up; a change is kept only by whoever took it up last."""
+    ticket: str = ""
+    """The issuer's name for what was asked; empty until it has one."""
+    private: str = ""
+    """What only the operator may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationPolicy:
+    """What an issuer over there wants done with certificates that it has issued, and that are paid, in doubt."""
+
+    certconf_reject: Literal["revoke", "keep"] = "revoke"
+    """The EE rejects it."""
+    missing_certconf: Literal["revoke", "keep"] = "keep"
+    """The EE never confirms it."""
+    uncollected: Literal["revoke", "keep"] = "keep"
+    """The EE never collects it."""
+    uncollected_seconds: float = 30 * 86400.0
+    """After so long nobody is expected to collect it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +234,10 @@ class IssuedCertificate:
     reason: RevocationReason | None = None
     seat: str | None = None
     """Who it is for; None where the profile has no seats."""
+    ticket: str = ""
+    """The issuer's name for the order that it came of; empty where there was none."""
+    outside: OutsideRevocation | None = None
+    """Its revocation at an issuer over there; None where none was ever due."""
 
     @property
     def subject(self) -> str:
@@ -293,7 +345,11 @@ class Order:
     fail_info: str = ""
     """The PKIFailureInfo bit's name, when it has failed."""
     private: str = ""
-    """What only the operator may read."""
+    """What only the operator may read of how it stands; each step writes its own."""
+    note: str = ""
+    """What operators have done with it, who and when, the latest first; no step of ours touches it."""
+    step: int = 0
+    """How often it has been changed: a change is kept only by whoever saw the latest."""
 
 
 class TransactionState(enum.StrEnum):
@@ -306,9 +362,9 @@ class TransactionState(enum.StrEnum):
     confirmed = "confirmed"
     """Ended well: confirmed by certConf, or implicitly."""
     rejected = "rejected"
-    """The EE refused the certificate by certConf; it is revoked."""
+    """The EE refused the certificate by certConf; it is revoked, or kept where that is the policy."""
     expired = "expired"
-    """The certConf never came; the certificate is revoked."""
+    """The certConf never came; the certificate is revoked, or kept where that is the policy."""
     refused = "refused"
     """The request was refused."""
 

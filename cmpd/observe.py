@@ -235,6 +235,14 @@ class Metrics:
             ["issuer", "outcome"],
             registry=registry,
         )
+        self._outside = Counter(
+            "cmpd_outside_revocations",
+            "What has become of certificates of issuers over there: revoked there (done), asked, later, held; noticed"
+            " as revoked there by others; kept or revoked (uncollected) when nobody collected them; `unavailable`"
+            " counts an issuer that could not be reached.",
+            ["issuer", "outcome"],
+            registry=registry,
+        )
         self._revocation = Counter(
             "cmpd_revocation_checks",
             "What CRLs and OCSP said of certificates of other PKIs, and downloads of theirs.",
@@ -295,6 +303,10 @@ class Metrics:
     def order(self, issuer: str, outcome: str) -> None:
         """Count a step of an order."""
         self._orders.labels(issuer, outcome).inc()
+
+    def outside_revocation(self, issuer: str, outcome: str) -> None:
+        """Count a step of a certificate at an issuer over there."""
+        self._outside.labels(issuer, outcome).inc()
 
     def revocation(self, source: str, outcome: str) -> None:
         """Count what came of asking `crl` or `ocsp`: good, revoked, unknown; fetched, failed."""

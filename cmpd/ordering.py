@@ -192,7 +192,7 @@ class OrderDesk:
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:
-            await self.store.move_order(sent, seen=OrderState.intended)
+            sent = await self.store.move_order(sent, seen=OrderState.intended)
         except OrderMoved:
             return  # another node has it
         try:
@@ -275,8 +275,18 @@ class OrderDesk:
             status=CertificateStatus.unconfirmed,
             issued_at=now,
             seat=order.approved.seat,
+            ticket=answer.ticket or order.ticket,
         )
-        await self._move(order, OrderState.issued, now, certificate, serial=answer.serial, chain=answer.chain, text="")
+        await self._move(
+            order,
+            OrderState.issued,
+            now,
+            certificate,
+            ticket=certificate.ticket,
+            serial=answer.serial,
+            chain=answer.chain,
+            text="",
+        )
 
     async def _fail(self, order: Order, error: OrderRefused) -> None:
         fail_info = PKIFailureInfo.notAuthorized.name

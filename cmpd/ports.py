@@ -20,7 +20,10 @@ from cmpd.exchange import (
     IssuedCertificate,
     Order,
     OrderState,
+    OutsideRevocation,
+    OutsideState,
     Refusal,
+    RevocationPolicy,
     RevocationReason,
     RevocationRules,
     Transaction,
@@ -108,6 +111,10 @@ class Revocation:
     serial: int
     reason: RevocationReason
     at: datetime
+    outside: OutsideState | None = None
+    """Its issuer is over there: that it is due there, or left to an operator, is kept in the same commit."""
+    private: str = ""
+    """Who wants it, for the operator; kept with what is due over there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class Expired:
     transaction_id: bytes
     profile: str
     serials: tuple[int, ...]
+    kept: tuple[int, ...] = ()
+    """Those that it has not revoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +246,30 @@ class Store(Protocol):
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        kept: Sequence[int] = (),
         give_back: int | None = None,
     ) -> None:
         """Move a transaction from `seen` to `state`, keep the answer, and set its certificates' status, in one commit.
 
-        `request` is the SHA-256 of the message. `give_back` is an enrollment code that gets a use back for each of
-        `revoked`.
+        `request` is the SHA-256 of the message. `kept` are rejected and not revoked. `give_back` is an enrollment code
+        that gets a use back for each of `revoked` and `kept`.
         Raises `TransactionMoved` when the state is not `seen`.
         """
 
-    async def expire(self, now: datetime, /) -> tuple[Expired, ...]:
-        """End transactions whose `confirm_by` has passed and revoke their certificates (reason unspecified)."""
+    async def expire(
+        self, now: datetime, /, *, outside: Collection[str] = (), keep: Collection[str] = ()
+    ) -> tuple[Expired, ...]:
+        """End transactions whose `confirm_by` has passed and revoke their certificates (reason unspecified).
+
+        Those of the issuers `outside` are to be revoked over there too. Those of the issuers `keep` are kept, and the
+        sender who asks for the same again gets the same one.
+        """
 
     async def forget(self, before: datetime, /) -> int:
         """Delete ended transactions created before `before` (certificates stay); return how many."""
 
     async def revoke(self, revocation: Revocation, /) -> bool:
-        """Mark a certificate revoked; False when it is not known or was revoked before."""
+        """Mark a certificate revoked; False when it is not known or was revoked before, and then nothing changes."""
 
     async def revoked(self, issuer: str, /) -> tuple[Revocation, ...]:
         """All revoked certificates of an issuer section that have not yet expired, for the CRL."""
@@ -271,8 +287,36 @@ class Store(Protocol):
         """Finish what is in hand and let go."""
 
 
+class OutsideStore(Protocol):
+    """What is kept of certificates whose issuer is over there. Every method may raise `StoreUnavailable`."""
+
+    async def outside_due(self, issuer: str, now: datetime, limit: int, /) -> tuple[IssuedCertificate, ...]:
+        """Certificates whose revocation is due or asked for over there and wants a step, the longest due first."""
+
+    async def move_outside(self, serial: int, outside: OutsideRevocation, /, *, seen: OutsideRevocation) -> bool:
+        """Keep where a revocation stands over there; False when its state or attempts are not those of `seen`."""
+
+    async def ordered_as(
+        self, issuer: str, tickets: Collection[str], now: datetime, /
+    ) -> tuple[IssuedCertificate, ...]:
+        """Certificates in force of an issuer whose ticket, up to its first colon, is one of those. Reads only."""
+
+    async def uncollected(self, issuer: str, before: datetime, now: datetime, /, *, keep: bool) -> tuple[int, ...]:
+        """Deal with certificates that have waited to be collected since before then: keep them, or revoke them.
+
+        The serials dealt with, at most 100 a call. What is kept can still be collected; what is revoked (reason
+        unspecified) is due over there in the same commit.
+        """
+
+    async def looked(self, issuer: str, /) -> datetime | None:
+        """When it was last found out which certificates have been revoked over there. Reads only."""
+
+    async def keep_look(self, issuer: str, at: datetime, /) -> None:
+        """Keep that; an earlier time than the one that is kept changes nothing."""
+
+
 class OrderMoved(Exception):
-    """The order is no longer in the state that the caller saw; nothing of the call has been kept."""
+    """The order has been changed since the caller saw it; nothing of the call has been kept."""
 
 
 class OrderStore(Protocol):
@@ -314,10 +358,10 @@ class OrderStore(Protocol):
 
     async def move_order(
         self, order: Order, /, *, seen: OrderState, certificate: IssuedCertificate | None = None
-    ) -> None:
-        """Keep an order in its new state, and the certificate that it has led to, in one commit.
+    ) -> Order:
+        """Keep an order in its new state, and the certificate that it has led to, in one commit; the order as kept.
 
-        Raises `OrderMoved` when its state is not `seen`.
+        Raises `OrderMoved` when its state is not `seen`, or its step is not that of `order`.
         """
 
     async def hand_over(self, orders: Sequence[Order], transaction: Transaction, /) -> None:
@@ -357,6 +401,8 @@ class Issued:
     """As it is in the certificate: an issuer may cut it at its own end."""
     chain: tuple[bytes, ...] = ()
     """The CA certificates above it, DER, issuing CA first, root last, where they are not those of `Issuer.chain`."""
+    ticket: str = ""
+    """The issuer's name for its order, when that has become known only with it."""
 
 
 class IssuerUnavailable(Exception):
@@ -482,6 +528,49 @@ class Ordering(Protocol):
 
     async def withdraw(self, order: Order, /) -> None:
         """Cancel what is not issued. Raises `OrderRefused` when it cannot be, or `IssuerUnavailable`."""
+
+
+class RevocationRefused(Exception):
+    """The issuer does not revoke it. The text is for the log and the operator."""
+
+    def __init__(self, private: str, seconds: float | None = None) -> None:
+        super().__init__(private)
+        self.seconds = seconds
+        """After so long it is worth to ask again; None: it would be refused again."""
+
+
+@runtime_checkable
+class Revoker(Protocol):
+    """An issuer over there that revokes what it has issued when it is asked to. `revoking.py` calls it."""
+
+    @property
+    def revocation_policy(self) -> RevocationPolicy:
+        """What is to be done with certificates in doubt."""
+
+    async def revoke(self, certificate: IssuedCertificate, /) -> str | None:
+        """Have a certificate revoked for its `reason`, or go on with that when `outside.state` is asked already.
+
+        None: it is revoked, now or since long. A text: somebody over there has to approve, and that is the ticket.
+        May be called again after any end. Raises `RevocationRefused` or `IssuerUnavailable`.
+        """
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An issuer whose certificates others may revoke: it is asked now and again which ones."""
+
+    @property
+    def watch_seconds(self) -> float:
+        """How often."""
+
+    async def suspects(self, since: datetime | None, /) -> Collection[str]:
+        """Tickets, up to their first colon, of what may have been revoked since then; None: ever.
+
+        Other people's may be among them. Raises `IssuerUnavailable`.
+        """
+
+    async def revoked_there(self, certificates: Sequence[IssuedCertificate], /) -> Sequence[Revocation]:
+        """Which of these certificates are revoked over there. Raises `IssuerUnavailable`."""
 
 
 @runtime_checkable

@@ -1,13 +1,13 @@
 """An issuer that takes its time, and all that can go wrong at one; certificates are the local CA's."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from cmpd.exchange import Approved, Order
+from cmpd.exchange import Approved, IssuedCertificate, Order, OutsideState, RevocationPolicy, RevocationReason
 from cmpd.issuers.local import LocalIssuer
-from cmpd.ports import Issued, OnOrder, OrderRefused
+from cmpd.ports import Issued, OnOrder, OrderRefused, Revocation
 
 
 @dataclass
@@ -52,7 +52,11 @@ class SlowCA:
         if self.after:
             raise self.after.pop(0)
         found = self.done.get(ticket)
-        return found if isinstance(found, Issued) else OnOrder(ticket, "the organization is being validated")
+        return (
+            replace(found, ticket=ticket)
+            if isinstance(found, Issued)
+            else OnOrder(ticket, "the organization is being validated")
+        )
 
     async def prepare(self, order: Order, /) -> str:
         return ""
@@ -90,3 +94,70 @@ class SlowCA:
 
     def refuse(self, ticket: str = "order-1", text: str = "the mailbox could not be validated") -> None:
         self.done[ticket] = OrderRefused(text)
+
+
+@dataclass
+class RevokingCA(SlowCA):
+    """One that revokes: `ports.Revoker` and `ports.Watched`."""
+
+    revocation_policy: RevocationPolicy = field(default_factory=RevocationPolicy)
+    watch_seconds: float = 86400.0
+    faults: list[Exception] = field(default_factory=list)
+    """Raised by the next calls of `revoke`, before anything is done."""
+    lost: list[Exception] = field(default_factory=list)
+    """The same, when it has been done: nobody hears of it."""
+    asks: bool = False
+    """Somebody has to approve."""
+    revoked: dict[int, RevocationReason | None] = field(default_factory=dict)
+    """By serial number: everything that is revoked."""
+    revocations: int = 0
+    """How often something was revoked that was not yet."""
+    requests: dict[str, IssuedCertificate] = field(default_factory=dict)
+    """By ticket: what waits for approval."""
+    asked: list[int] = field(default_factory=list)
+    """The serial numbers of all calls of `revoke`."""
+    windows: list[datetime | None] = field(default_factory=list)
+    """Since when it was asked what has changed, each time."""
+    looked_at: list[int] = field(default_factory=list)
+    silent: list[Exception] = field(default_factory=list)
+    """Raised by the next calls of `suspects` and `revoked_there`."""
+
+    async def revoke(self, certificate: IssuedCertificate, /) -> str | None:
+        self.asked.append(certificate.serial)
+        if self.faults:
+            raise self.faults.pop(0)
+        outside = certificate.outside
+        assert outside is not None
+        if certificate.serial not in self.revoked:
+            if outside.state is OutsideState.asked:
+                return outside.ticket
+            if self.asks:
+                self.requests[f"request-{len(self.requests) + 1}"] = certificate
+                return f"request-{len(self.requests)}"
+            self.revoked[certificate.serial] = certificate.reason
+            self.revocations += 1
+        if self.lost:
+            raise self.lost.pop(0)
+        return None
+
+    async def suspects(self, since: datetime | None, /) -> Collection[str]:
+        self.windows.append(since)
+        if self.silent:
+            raise self.silent.pop(0)
+        return {*self.orders, "order-of-somebody-else"}
+
+    async def revoked_there(self, certificates: Sequence[IssuedCertificate], /) -> Sequence[Revocation]:
+        if self.silent:
+            raise self.silent.pop(0)
+        self.looked_at += [one.serial for one in certificates]
+        return [
+            Revocation(one.serial, self.revoked[one.serial] or RevocationReason.unspecified, one.issued_at)
+            for one in certificates
+            if one.serial in self.revoked
+        ]
+
+    # What a test does
+
+    def approve_revocation(self, ticket: str = "request-1") -> None:
+        one = self.requests[ticket]
+        self.revoked[one.serial] = one.reason

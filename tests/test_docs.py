@@ -30,6 +30,7 @@ from cmpd import observe, settings
 from cmpd.cli.questions import PAGES, SET, questions
 from cmpd.cli.setup import enroll_commands
 from cmpd.exchange import Exchange
+from cmpd.issuers.certcentral import CertCentralConfig
 from cmpd.issuers.local import LocalIssuerConfig
 from cmpd.limits import Limits
 from cmpd.profile import ProfileConfig
@@ -51,6 +52,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "profiles": settings.ProfilesSettings,
     "log": settings.Log,
 }
+
+
+OTHER_ISSUERS: dict[str, type[BaseModel]] = {"issuers.digicert": CertCentralConfig}
+"""Sections of the sample that are commented out as a whole."""
 
 
 def default_of(field: FieldInfo) -> Any:
@@ -152,6 +157,14 @@ def settings_table() -> Iterator[Row]:
                 yield f"`{section}.{name}`", shown, meaning(field.description)
 
 
+def certcentral_table() -> Iterator[Row]:
+    """README's table of an issuer of type certcentral."""
+    for name, field in CertCentralConfig.model_fields.items():
+        default = default_of(field)
+        shown = "required" if default is MISSING else "" if default is None else f"`{toml(default)}`"
+        yield f"`{name}`", shown, meaning(field.description)
+
+
 def limits_table() -> Iterator[Row]:
     """README's table of [limits]."""
     defaults = Limits()
@@ -240,6 +253,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[], Iterable[tuple[str, ...]]]
     "commands": (("Command", "What it does"), commands_table),
     "wizard": (("Option", "Key", "What it means"), wizard_table),
     "settings": (("Key", "Default", "Meaning"), settings_table),
+    "certcentral": (("Key of `[issuers.NAME]`", "Default", "Meaning"), certcentral_table),
     "limits": (("Key of `[limits]`", "Default", "Meaning"), limits_table),
     "profile": (("Key", "Default", "Meaning"), profile_table),
     "log": (("Field", "Meaning"), log_table),
@@ -320,7 +334,7 @@ def test_sample_has_every_key_with_its_default_and_meaning() -> None:
     """config/cmpd.toml and the models name the same keys, defaults and meanings."""
     entries = sample_entries()
     expected: dict[str, tuple[Any, str]] = {}
-    for section, model in SECTIONS.items():
+    for section, model in (SECTIONS | OTHER_ISSUERS).items():
         where = section.replace("NAME", "local")
         for name, field in model.model_fields.items():
             if f"{section}.{name}" in SECTIONS:
@@ -342,6 +356,9 @@ def test_sample_loads_as_it_stands_and_with_every_key_switched_on(tmp_path: Path
         assert loaded.server.listen == settings.Listen("127.0.0.1", 8829)
         assert loaded.limits == Limits()
         LocalIssuerConfig.model_validate(loaded.issuer_table("local"), context={"base": tmp_path})
+    table = loaded.issuer_table("digicert")
+    del table["base_url"]  # in place of `region`
+    CertCentralConfig.model_validate(table, context={"base": tmp_path})
 
 
 def test_every_command_and_option_has_a_help_text() -> None:

@@ -19,7 +19,7 @@ from cmpd.enrollment import waiting
 from cmpd.exchange import OPEN_ORDERS, Order, OrderState
 from cmpd.issuers.local import LocalIssuer
 from cmpd.ordering import OrderDesk
-from cmpd.ports import IssuerUnavailable, OnOrder, OrderRefused, OrderUnknown
+from cmpd.ports import IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, OrderUnknown
 from tests.contract import orders as contract
 from tests.contract.issuer import approve
 from tests.orders import SlowCA
@@ -160,8 +160,7 @@ async def put(world: World, state: OrderState = OrderState.intended, **changes: 
         return arrived
     if state is not OrderState.intended or changes:
         moved = replace(begun, state=state, **changes)
-        await world.store.move_order(moved, seen=OrderState.intended)
-        return moved
+        return await world.store.move_order(moved, seen=OrderState.intended)
     return begun
 
 
@@ -280,7 +279,7 @@ class TestShow:
                 assert after == order
                 assert f"order {order.stamp}: cannot be {command.removesuffix('l').removesuffix('e')}" in done.err
             else:
-                assert after.private, "who has done what is kept"
+                assert after.note, "who has done what is kept"
 
     async def test_of_an_issuer_that_is_gone(self, run: Run, world: World) -> None:
         order = await put(world, OrderState.ordered, ticket="1", issuer="gone")
@@ -313,8 +312,8 @@ class TestRelease:
         assert "is submitted again" in done.out
         released = await kept(world, order)
         assert released.state is OrderState.intended
-        assert released.private.startswith("released, to be submitted again (by ")
-        assert released.private.endswith("; before, held: not found")
+        assert released.note.startswith("released, to be submitted again (by ")
+        assert released.note.endswith("; before, held: not found")
         await work(world)
         assert [one.stamp for one in ca.orders.values()] == [order.stamp]
         assert (await kept(world, order)).ticket == "order-1"
@@ -338,6 +337,35 @@ class TestRelease:
         assert ca.looks == 1
         assert not ca.orders, "nothing was bought"
 
+    async def test_what_the_operator_has_done_is_kept_when_the_service_goes_on(
+        self, run: Run, world: World, ca: WatchedCA
+    ) -> None:
+        """Each step says its own, and not less of who has released it and why it was held."""
+        ee = await world.code()
+        ca.before = [OrderNotDone("too many calls", 0.0)]
+        await world.send(ee, ee.ir())
+        (order,) = await world.store.orders(1)
+        await world.store.move_order(
+            replace(order, state=OrderState.held, private="not found at the issuer"), seen=order.state
+        )
+        assert (await run("release", order.stamp, "--yes")).status == 0
+        note = (await kept(world, order)).note
+        assert note.startswith("released, to be submitted again (by ")
+        with pytest.raises(IssuerUnavailable):
+            await work(world)
+        after = await kept(world, order)
+        assert (after.private, after.note) == ("too many calls", note)
+        await work(world)
+        after = await kept(world, order)
+        assert (after.state, after.note) == (OrderState.ordered, note)
+        assert (await run("cancel", order.stamp)).status == 0
+        after = await kept(world, order)
+        assert after.note.startswith("cancelled and withdrawn (by ")
+        assert after.note.endswith(note)
+        shown = await run("show", order.stamp)
+        assert "note " in shown.out
+        assert "not found at the issuer" in shown.out
+
     async def test_what_has_moved_while_it_was_asked_stays_as_it_is(self, run: Run, world: World) -> None:
         order = await put(world, OrderState.unknown)
         found = replace(order, state=OrderState.ordered, ticket="order-1")
@@ -350,7 +378,7 @@ class TestRelease:
         done = await run("release", order.stamp, stdin=Typing("release\n", find))
         assert done.status == 1
         assert "somebody else has moved it meanwhile, and nothing was changed" in done.err
-        assert await kept(world, order) == found
+        assert await kept(world, order) == replace(found, step=order.step + 1)
 
 
 class TestAdopt:
@@ -367,7 +395,7 @@ class TestAdopt:
         done = await run("adopt", order.stamp, "order-1")
         assert done.status == 0, done.err
         assert "is on order at local as order-1" in done.out
-        assert (await kept(world, order)).private.startswith("adopted as order-1 (by ")
+        assert (await kept(world, order)).note.startswith("adopted as order-1 (by ")
         await ca.deliver("order-1")
         await work(world)
         ee.now = world.clock()
@@ -409,8 +437,8 @@ class TestCancel:
         assert [one.ticket for one in ca.withdrawn] == ["order-1"]
         assert ca.closed == 1
         after = await kept(world, order)
-        assert after.private.startswith("cancelled and withdrawn (by ")
-        assert "being cancelled" not in after.private
+        assert after.note.startswith("cancelled and withdrawn (by ")
+        assert "being cancelled" not in after.note
         await work(world)
         ee.now = world.clock()
         final = await world.send(ee, ee.poll_req(answer))
@@ -427,7 +455,7 @@ class TestCancel:
         async def look() -> None:
             found = await kept(world, order)
             assert found.state is OrderState.held
-            assert found.private.startswith("is being cancelled; if it stays so, try again")
+            assert found.note.startswith("is being cancelled; if it stays so, try again")
             await work(world)
             assert await kept(world, order) == found
 
@@ -453,7 +481,7 @@ class TestCancel:
         assert "--local" in done.err
         after = await kept(world, order)
         assert (after.state, after.ticket, after.text) == (OrderState.ordered, "order-1", "validation")
-        assert after.private.startswith(f"not cancelled: {fault}")
+        assert after.note.startswith(f"not cancelled: {fault}")
         ca.orders["order-1"] = order
         await ca.deliver("order-1")
         await work(world)
@@ -487,7 +515,7 @@ class TestCancel:
         assert (await run("cancel", order.stamp)).status == 1
         after = await kept(world, order)
         assert after.state is state
-        assert after.private.endswith(f"; before, {state.value}: before")
+        assert after.note.endswith(f"; before, {state.value}: before")
 
     async def test_local_leaves_the_issuer_alone(self, run: Run, world: World, ca: WatchedCA) -> None:
         order = await put(world, OrderState.ordered, ticket="order-1")
@@ -534,7 +562,7 @@ class TestApprove:
         assert [one.stamp for one in ca.approved] == [order.stamp]
         after = await kept(world, order)
         assert (after.state, after.text) == (OrderState.ordered, "approval")
-        assert after.private.startswith("approved (by ")
+        assert after.note.startswith("approved (by ")
         ca.orders["order-1"] = order
         await ca.deliver("order-1")
         await work(world)
@@ -562,7 +590,7 @@ async def test_who_has_done_it_is_kept(run: Run, world: World, monkeypatch: pyte
     order = await put(world, OrderState.unknown)
     monkeypatch.setenv("SUDO_USER", "alice\n")
     assert (await run("adopt", order.stamp, "1")).status == 0
-    assert r" for alice\n at 20" in (await kept(world, order)).private
+    assert r" for alice\n at 20" in (await kept(world, order)).note
 
 
 @pytest.mark.parametrize("command", ["", "list", "show", "adopt", "cancel", "release", "approve"])

@@ -638,7 +638,8 @@ def cert_list(
     context: typer.Context,
     profile: OfProfile = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="STATUS", help="Only `unconfirmed`, `valid` or `revoked` ones.")
+        str | None,
+        typer.Option("--status", metavar="STATUS", help="Only `unconfirmed`, `valid`, `kept` or `revoked` ones."),
     ] = None,
     limit: Limit = 100,
     config: Config = None,
@@ -661,6 +662,36 @@ def cert_show(
     from cmpd.cli import certificates  # noqa: PLC0415  start-up time
 
     certificates.show(_chosen(context, config), serial=serial, json=json)
+
+
+@cert.command("revoke")
+def cert_revoke(
+    context: typer.Context,
+    serial: Annotated[str, typer.Argument(metavar="SERIAL", help="The serial number in hexadecimal.")],
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason",
+            metavar="WORD",
+            help="`unspecified` (the default), `keyCompromise`, `affiliationChanged`, `superseded`,"
+            " `cessationOfOperation` or `privilegeWithdrawn`.",
+        ),
+    ] = "unspecified",
+    local: Annotated[
+        bool, typer.Option("--local", help="Revoke it here only: its issuer is not asked, or not any more.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Revoke a certificate, whoever issued it.
+
+    One of our own CA is on its next CRL. One of a CA elsewhere is revoked there by the running daemon, however often
+    it has to ask; once refused there, the same command asks again.
+    """
+    from cmpd.cli import certificates  # noqa: PLC0415  start-up time
+
+    certificates.revoke(_chosen(context, config), serial=serial, reason=reason, local=local, yes=yes, json=json)
 
 
 class By(enum.StrEnum):

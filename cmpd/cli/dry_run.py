@@ -1,6 +1,6 @@
 """A store, an issuer and a profile for a responder that decides everything and leaves no trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from cryptography import x509
@@ -148,6 +148,7 @@ class DryStore:
         reply: bytes,  # noqa: ARG002
         confirmed: Sequence[int] = (),  # noqa: ARG002
         revoked: Sequence[Revocation] = (),  # noqa: ARG002
+        kept: Sequence[int] = (),  # noqa: ARG002
         give_back: int | None = None,  # noqa: ARG002
     ) -> None:
         """Raise what the store would raise; keep nothing."""
@@ -155,7 +156,14 @@ class DryStore:
         if found is None or found.state is not seen:
             raise TransactionMoved
 
-    async def expire(self, _now: datetime, /) -> tuple[Expired, ...]:
+    async def expire(
+        self,
+        _now: datetime,
+        /,
+        *,
+        outside: Collection[str] = (),  # noqa: ARG002  the port's
+        keep: Collection[str] = (),  # noqa: ARG002
+    ) -> tuple[Expired, ...]:
         """End nothing."""
         return ()
 

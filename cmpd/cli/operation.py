@@ -1,12 +1,16 @@
 """What commands share that work on a configuration: faults in an operator's words, store, profiles and their URLs."""
 
+import os
+import pwd
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
+from cmpd import issuers
 from cmpd.cli.output import OperatorError, plain
 from cmpd.issuers import IssuerConfigError
-from cmpd.ports import IssuerFailure, IssuerUnavailable, StoreUnavailable
+from cmpd.ports import Closing, Issuer, IssuerFailure, IssuerUnavailable, ProfileAware, StoreUnavailable
 from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.settings import Listen, Settings, SettingsError
 from cmpd.store import AdminStore, open_store
@@ -67,6 +71,40 @@ def reachable(listen: Listen) -> Listen:
     if not listen.wildcard:
         return listen
     return Listen("::1" if ":" in listen.host else "127.0.0.1", listen.port)
+
+
+@asynccontextmanager
+async def issuer_of(settings: Settings, name: str) -> AsyncIterator[Issuer]:
+    """A configured issuer with the profiles that issue by it, for one command. Raises IssuerConfigError."""
+    issuer = issuers.load(name, settings.issuer_table(name), base=settings.base, url=settings.server.url)
+    if isinstance(issuer, ProfileAware):
+        for profile in profiles_of(settings).values():
+            if profile.issuer == name:
+                issuer.use(profile)
+    try:
+        yield issuer
+    finally:
+        if isinstance(issuer, Closing):
+            await issuer.close()
+
+
+def confirm(word: str) -> bool:
+    """Whether the operator types the word that was asked for."""
+    sys.stderr.flush()
+    try:
+        return sys.stdin.readline().strip() == word
+    except UnicodeDecodeError:
+        return False
+
+
+def who() -> str:
+    """The user who has run the command, and who has become that user by sudo(8)."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
+        name = f"user {os.getuid()}"
+    alias = plain(os.environ.get("SUDO_USER", ""))[:64]
+    return f"{name} for {alias}" if alias else name
 
 
 def now() -> datetime:

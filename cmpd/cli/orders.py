@@ -1,12 +1,10 @@
 """`cmpd order`: certificates on order, and what an operator decides about them, beside a running daemon.
 
 Nothing is taken from the daemon: an order changes only from the state in which it was seen, and the daemon takes it up
-from there at its next look. What was done, by whom and why, is kept in the order's `private`.
+from there at its next look. What was done, by whom and why, is kept in the order's `note`.
 """
 
 import asyncio
-import os
-import pwd
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,17 +14,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from cmpd import asn1, issuers
+from cmpd import asn1
 from cmpd.asn1 import PKIFailureInfo, certificate, der
 from cmpd.asn1.text import extensions_tree, public_key_text, tree_lines
-from cmpd.cli.operation import faults, now, profiles_of, store_of
+from cmpd.cli.operation import confirm, faults, issuer_of, now, store_of, who
 from cmpd.cli.output import OperatorError, plain, time_text, write, write_json, write_table
 from cmpd.enrollment.binding import san_entries
 from cmpd.exchange import OPEN_ORDERS, Approved, Order, OrderState, Transaction
 from cmpd.ordering import IDLE_SECONDS, LOST_SECONDS
 from cmpd.ports import (
     Approving,
-    Closing,
     Issuer,
     IssuerFailure,
     IssuerUnavailable,
@@ -35,7 +32,6 @@ from cmpd.ports import (
     OrderNotDone,
     OrderRefused,
     OrderUnknown,
-    ProfileAware,
 )
 from cmpd.settings import Settings
 from cmpd.store import AdminStore
@@ -44,7 +40,7 @@ CANCELLED = "the order has been cancelled by an operator"
 """What the EE is told unless the operator says something else."""
 LONGEST_REASON = 300
 LONGEST_TICKET = 200
-LONGEST_PRIVATE = 2000
+LONGEST_NOTE = 2000
 PREFIX = "cmpd-"
 """How every stamp begins."""
 _ALL = 1_000_000
@@ -127,6 +123,7 @@ def show(path: Path, stamp: str, *, json: bool) -> None:
         "ticket": order.ticket,
         "told": order.text,
         "private": "" if order.private in waits_for(order) else order.private,
+        "note": order.note,
         "created": f"{time_text(order.created)}, {age_text(now() - order.created)} ago",
         "looked at": f"{order.attempts} times since the last change" if order.attempts else "",
         "next look": time_text(order.due) if order.state in OPEN_ORDERS - {OrderState.held} else "",
@@ -164,7 +161,7 @@ def release(path: Path, stamp: str, *, yes: bool, json: bool) -> None:
     async def change(seen: Order) -> Order:
         async with store_of(settings) as store:
             order = await _find(store, seen.stamp)
-            if (order.state, order.ticket, order.updated) != (seen.state, seen.ticket, seen.updated):
+            if order.step != seen.step:
                 raise _moved(order)
             if order.ticket:
                 return await _move(store, order, OrderState.ordered, "released, to be looked at again")
@@ -231,7 +228,7 @@ def cancel(path: Path, stamp: str, *, reason: str | None, local: bool, json: boo
             changes = {
                 "text": text,
                 "fail_info": PKIFailureInfo.notAuthorized.name,
-                "private": _noted(seen, what),
+                "note": _noted(seen, what),
             }
             return seen, await _move(store, order, OrderState.failed, what, **changes), withdrawn
 
@@ -269,12 +266,11 @@ def approve(path: Path, stamp: str, *, json: bool) -> None:
                     raise OperatorError(f"order {order.stamp} is not approved: {_why(error)}") from None
             latest = await _find(store, order.stamp)
             if latest.state is OrderState.ordered:
-                noted = replace(latest, due=now(), private=_noted(latest, "approved"))
+                noted = replace(latest, due=now(), note=_noted(latest, "approved"))
                 try:
-                    await store.move_order(noted, seen=OrderState.ordered)
+                    return await store.move_order(noted, seen=OrderState.ordered)
                 except OrderMoved:  # the daemon has gone on with it already, which is what was wanted
                     return await _find(store, order.stamp)
-                return noted
             return latest
 
     with faults():
@@ -333,29 +329,18 @@ def _moved(order: Order) -> OperatorError:
 async def _move(store: AdminStore, order: Order, state: OrderState, what: str, **changes: Any) -> Order:
     """Keep an order in its new state, due now, and say in it what was done. Raises OperatorError when it has moved."""
     at = now()
-    usual: dict[str, Any] = {"updated": at, "due": at, "attempts": 0, "private": _noted(order, what)}
-    moved = replace(order, state=state, **usual | changes)
+    usual: dict[str, Any] = {"updated": at, "due": at, "attempts": 0, "note": _noted(order, what)}
     try:
-        await store.move_order(moved, seen=order.state)
+        return await store.move_order(replace(order, state=state, **usual | changes), seen=order.state)
     except OrderMoved:
         raise _moved(order) from None
-    return moved
 
 
 def _noted(order: Order, what: str) -> str:
-    """What was done, by whom and when, before what was known."""
+    """What was done, by whom and when, before what was done and known before."""
     before = f"; before, {order.state.value}: {order.private}" if order.private else f"; before, {order.state.value}"
-    return f"{what} (by {_who()} at {time_text(now())}){before}"[:LONGEST_PRIVATE]
-
-
-def _who() -> str:
-    """The user who has run the command, and who has become that user by sudo(8)."""
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user without a name
-        name = f"user {os.getuid()}"
-    alias = plain(os.environ.get("SUDO_USER", ""))[:64]
-    return f"{name} for {alias}" if alias else name
+    earlier = f"; {order.note}" if order.note else ""
+    return f"{what} (by {who()} at {time_text(now())}){before}{earlier}"[:LONGEST_NOTE]
 
 
 @asynccontextmanager
@@ -366,17 +351,8 @@ async def _issuer_of(settings: Settings, order: Order) -> AsyncIterator[Issuer]:
             f"order {order.stamp}: its issuer {order.issuer} is not configured in {settings.path};"
             " configure it again, or cancel the order with --local"
         )
-    table = settings.issuer_table(order.issuer)
-    issuer = issuers.load(order.issuer, table, base=settings.base, url=settings.server.url)
-    if isinstance(issuer, ProfileAware):
-        for profile in profiles_of(settings).values():
-            if profile.issuer == order.issuer:
-                issuer.use(profile)
-    try:
+    async with issuer_of(settings, order.issuer) as issuer:
         yield issuer
-    finally:
-        if isinstance(issuer, Closing):
-            await issuer.close()
 
 
 async def _withdraw(store: AdminStore, seen: Order, held: Order, issuer: Ordering) -> tuple[Order, bool]:
@@ -397,7 +373,7 @@ async def _withdraw(store: AdminStore, seen: Order, held: Order, issuer: Orderin
     except (OrderRefused, OrderNotDone, OrderUnknown, IssuerUnavailable, IssuerFailure) as error:
         was_unknown = seen.state is OrderState.unknown
         back = OrderState.ordered if was_unknown and held.ticket else seen.state
-        await _move(store, held, back, "", private=_noted(seen, f"not cancelled: {_why(error)}"))
+        await _move(store, held, back, "", note=_noted(seen, f"not cancelled: {_why(error)}"))
         raise OperatorError(
             f"order {seen.stamp} is not cancelled, for the issuer does not withdraw it: {_why(error)};"
             " try again, or see to it at the issuer and cancel it here with --local"
@@ -418,12 +394,7 @@ def _confirm_release(order: Order) -> None:
         f"cmpd: first; if it is there: cmpd order adopt {order.stamp} TICKET\n"
         "To submit it again type `release`: "
     )
-    sys.stderr.flush()
-    try:
-        typed = sys.stdin.readline().strip()
-    except UnicodeDecodeError:
-        typed = ""
-    if typed != "release":
+    if not confirm("release"):
         raise OperatorError(f"order {order.stamp} is not released; type `release` when asked, or write --yes")
 
 
@@ -510,6 +481,7 @@ def public(order: Order) -> dict[str, Any]:
         "waits_for": waits_for(order),
         "text": order.text,
         "private": order.private,
+        "note": order.note,
         "serial": None if order.serial is None else f"{order.serial:x}",
         "transaction_id": order.transaction_id.hex(),
     }

@@ -23,9 +23,10 @@ from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm
 from cmpd.enrollment.requests import crmf_requests, p10cr_request
 from cmpd.enrollment.waiting import place, poll, still_prompt
 from cmpd.errors import CMPError
-from cmpd.exchange import IssuedCertificate, RevocationReason, TransactionState
+from cmpd.exchange import IssuedCertificate, OutsideState, RevocationReason, TransactionState
 from cmpd.ports import Conditions, Revocation, Unmet
 from cmpd.protection import CertificateCredential, MacCredential, Role
+from cmpd.revoking import Fate, on_rejection
 
 __all__ = [
     "OpenTransaction",
@@ -141,7 +142,8 @@ def _handed(operation: Operation) -> tuple[bytes, ...]:
 async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Sequence[IssuedCertificate]) -> bytes:
     """End a transaction after its certConf: confirm, revoke and keep the pkiconf in one commit (RFC 9483 §5.1.2).
 
-    When all is rejected, the enrollment code gets its use back where the profile says so.
+    What is rejected is revoked, at an issuer over there too, or kept where that is the policy. When all is rejected,
+    the enrollment code gets its use back where the profile says so.
     Raises `TransactionMoved`.
     """
     state = TransactionState.confirmed if confirmed else TransactionState.rejected
@@ -149,6 +151,8 @@ async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Seq
     if not confirmed and isinstance(credential, MacCredential) and operation.realm.profile.code.give_back:
         give_back = credential.code.id
     answer = operation.replier.pkiconf()
+    fate = on_rejection(operation.realm.issuer)
+    revoked, kept = (rejected, []) if fate is not Fate.kept else ([], rejected)
     await operation.store.advance(
         operation.received.transaction_id,
         seen=TransactionState.unconfirmed,
@@ -157,7 +161,17 @@ async def conclude(operation: Operation, confirmed: Sequence[int], rejected: Seq
         request=operation.digest,
         reply=answer,
         confirmed=confirmed,
-        revoked=[Revocation(one.serial, RevocationReason.unspecified, operation.now) for one in rejected],
+        revoked=[
+            Revocation(
+                one.serial,
+                RevocationReason.unspecified,
+                operation.now,
+                outside=OutsideState.due if fate is Fate.there else None,
+                private="the client has rejected it",
+            )
+            for one in revoked
+        ],
+        kept=[one.serial for one in kept],
         give_back=give_back,
     )
     operation.exchange.outcome = state.value

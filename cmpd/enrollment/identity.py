@@ -107,7 +107,7 @@ def _in_time(certificate: bytes, operation: Operation) -> None:
 def _usable(issued: IssuedCertificate, operation: Operation) -> None:
     if issued.status is CertificateStatus.revoked:
         raise CertRevoked("the certificate that the request builds on has been revoked")
-    if issued.status is CertificateStatus.unconfirmed:
+    if issued.status is not CertificateStatus.valid:
         raise NotAuthorized("the certificate that the request builds on has not been confirmed")
     if issued.profile != operation.realm.profile.name:
         raise NotAuthorized("the certificate that the request builds on was issued by another profile")

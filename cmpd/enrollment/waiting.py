@@ -11,7 +11,7 @@ from cmpd.asn1.certificate import subject, tbs
 from cmpd.enrollment.issuing import ending, refusal
 from cmpd.enrollment.operation import Decided, Operation, digest
 from cmpd.errors import BadRequest, CMPError, SystemUnavail
-from cmpd.exchange import OPEN_ORDERS, Order, OrderState, TransactionState
+from cmpd.exchange import OPEN_ORDERS, CertificateStatus, Order, OrderState, TransactionState
 from cmpd.ports import Conditions, OrderStore, TransactionMoved, Unmet
 from cmpd.protection import MacCredential
 
@@ -164,8 +164,12 @@ async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order
     realm = operation.realm
     transaction = operation.received.transaction
     request = operation.received.message.body_type if transaction is None else BodyType[transaction.operation]
-    issued = [one for one in kept if one.state is OrderState.issued]
-    certificates = {one.cert_req_id: one for one in await operation.store.certificates_of(kept[0].transaction_id)}
+    certificates = {
+        one.cert_req_id: one
+        for one in await operation.store.certificates_of(kept[0].transaction_id)
+        if one.status is not CertificateStatus.revoked
+    }
+    issued = [one for one in kept if one.state is OrderState.issued and one.cert_req_id in certificates]
     responses: list[bytes] = []
     chain: tuple[bytes, ...] = ()
     changed = False
@@ -174,6 +178,8 @@ async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order
         if one.state is not OrderState.issued or certificate is None:
             bit = PKIFailureInfo[one.fail_info or "notAuthorized"]
             text = one.text or "the issuing CA has refused"
+            if one.state is OrderState.issued:
+                bit, text = PKIFailureInfo.certRevoked, "the certificate was revoked before it was collected"
             responses.append(reply.cert_response(one.cert_req_id, reply.status_info(PKIStatus.rejection, text, bit)))
             operation.exchange.fail_info, operation.exchange.reason = bit.name, text
             operation.exchange.private = one.private

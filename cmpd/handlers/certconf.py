@@ -15,7 +15,7 @@ async def handle(operation: Operation) -> bytes:
     """Answer with a pkiconf. Raises BadCertId, BadRequest, BadAlg, UnsupportedVersion; then nothing has changed.
 
     A certificate that the message leaves out is rejected: "omission of a CertStatus structure ... indicates rejection"
-    (RFC 9810 §5.3.18). A rejected certificate is revoked in the same commit that records the answer.
+    (RFC 9810 §5.3.18). A rejected certificate is revoked, or kept, in the same commit that records the answer.
     """
     statuses = operation.body
     assert isinstance(statuses, list)

@@ -156,7 +156,8 @@ class EnrollmentConfig(Table):
     implicit_confirm: StrictBool = True
     """Let a client that asks for it leave out the certificate confirmation (RFC 9483 §4.1.1)."""
     confirm_wait: Positive = timedelta(minutes=10)
-    """How long the confirmation is awaited; then the certificate is revoked."""
+    """How long the confirmation is awaited; then the certificate is revoked, or kept where the issuer's
+    on_missing_certconf says so."""
     several_requests: StrictBool = False
     """Accept more than one CertReqMsg in a message (RFC 9810); RFC 9483 has exactly one."""
     message_time_tolerance: Tolerance = timedelta(minutes=5)

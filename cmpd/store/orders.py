@@ -61,12 +61,13 @@ _ORDERS_DUE = (
 _INSERT_ORDER = (
     "INSERT INTO cert_order (stamp, transaction_row, transaction_id, cert_req_id, profile, issuer, credential, seat,"
     " spki_sha256, approved, implicit, created, collected, state, updated, due, ticket, attempts, serial, text,"
-    " fail_info, private, chain)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " fail_info, private, note, chain, step)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _MOVE_ORDER = (
     "UPDATE cert_order SET state = ?, updated = ?, due = ?, ticket = ?, attempts = ?, serial = ?, text = ?,"
-    " fail_info = ?, private = ?, chain = ?, collected = collected * ? WHERE stamp = ? AND state = ?"
+    " fail_info = ?, private = ?, note = ?, chain = ?, step = step + 1, collected = collected * ?"
+    " WHERE stamp = ? AND state = ? AND step = ?"
 )
 _WHOSE = "SELECT transaction_row, transaction_id, cert_req_id FROM cert_order WHERE stamp = ?"
 _SERIALS = (
@@ -87,6 +88,12 @@ _DELIVER_FIRST = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, confirm_by = ?, first_reply = ?"
     " WHERE transaction_id = ? AND state = 'waiting' AND nonce = ?"
 )
+_HAND_OUT = (
+    "UPDATE certificate SET status = 'unconfirmed' WHERE status = 'kept' AND serial IN"
+    " (SELECT o.serial FROM cmp_transaction t JOIN cert_order o ON o.transaction_row = t.id"
+    " WHERE t.transaction_id = ? AND o.state = 'issued')"
+)
+"""What was kept for whoever would still come is handed out like any other."""
 _COLLECT = (
     "UPDATE cert_order SET collected = 1 WHERE transaction_row ="  # noqa: S608  constants only
     f" (SELECT id FROM cmp_transaction WHERE transaction_id = ?) AND {FINISHED}"
@@ -144,6 +151,7 @@ class Orders:
                 int(one.implicit),
                 seconds_of(one.created),
                 *_changing(one),
+                one.step,
             )
             for key, (one, _) in zip(keys, both, strict=True)
         ]
@@ -196,7 +204,7 @@ class Orders:
 
     async def move_order(
         self, order: Order, /, *, seen: OrderState, certificate: IssuedCertificate | None = None
-    ) -> None:
+    ) -> Order:
         """See `ports.OrderStore`. A certificate is unconfirmed until it is delivered, and belongs to who waits now."""
         row: Row | None = None
         if certificate is not None:
@@ -204,7 +212,7 @@ class Orders:
             if certificate.status is CertificateStatus.valid:
                 certificate = replace(certificate, status=CertificateStatus.unconfirmed)
             row = certificate_row_of(certificate)
-        change = (*_changing(order), int(order.state not in OPEN_ORDERS), order.stamp, seen.value)
+        change = (*_changing(order), int(order.state not in OPEN_ORDERS), order.stamp, seen.value, order.step)
 
         def work(cursor: sqlite3.Cursor) -> None:
             cursor.execute(_MOVE_ORDER, change)
@@ -217,6 +225,7 @@ class Orders:
                 _set_serials(cursor, row_of_transaction)
 
         await self._connections.write(work)
+        return replace(order, step=order.step + 1)
 
     async def hand_over(self, orders: Sequence[Order], transaction: Transaction, /) -> None:
         """See `ports.OrderStore`. Their certReqId becomes what `orders` say."""
@@ -271,10 +280,11 @@ class Orders:
             cursor.execute(_DELIVER_FIRST if first else _DELIVER, answer)
             if cursor.rowcount == 0:
                 raise TransactionMoved
+            if state is not TransactionState.waiting:
+                cursor.execute(_HAND_OUT, (transaction_id,))
+                cursor.execute(_COLLECT, (transaction_id,))
             for serial in confirmed:
                 confirm_row(cursor, octets_of(serial))
-            if state is not TransactionState.waiting:
-                cursor.execute(_COLLECT, (transaction_id,))
 
         await self._connections.write(work)
 
@@ -335,6 +345,7 @@ def _changing(order: Order) -> Row:
         order.text,
         order.fail_info,
         order.private,
+        order.note,
         b"".join(sha256(one).digest() for one in order.chain),
     )
 

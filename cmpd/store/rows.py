@@ -19,6 +19,8 @@ from cmpd.exchange import (
     IssuedCertificate,
     Order,
     OrderState,
+    OutsideRevocation,
+    OutsideState,
     Refusal,
     RequestedExtension,
     RevocationReason,
@@ -33,7 +35,8 @@ SERIAL_SIZE = 20
 
 CERTIFICATE_COLUMNS = (
     "c.serial, c.der, c.issuer, c.profile, c.not_after, c.transaction_id, c.cert_req_id, c.status,"
-    " c.issued_at, c.revoked_at, c.reason, c.seat"
+    " c.issued_at, c.revoked_at, c.reason, c.seat, c.ticket, c.outside_state, c.outside_due, c.outside_attempts,"
+    " c.outside_ticket, c.outside_private"
 )
 CODE_COLUMNS = (
     "id, profile, reference, uses, used, created, expires, revoked_at IS NOT NULL, valid_from, seat, subject, san,"
@@ -45,7 +48,7 @@ REFUSAL_COLUMNS = (
 )
 ORDER_COLUMNS = (
     "o.stamp, o.transaction_id, o.cert_req_id, o.profile, o.issuer, o.seat, o.state, o.created, o.updated, o.due,"
-    " o.ticket, o.attempts, o.serial, o.implicit, o.text, o.fail_info, o.private, o.chain, o.approved"
+    " o.ticket, o.attempts, o.serial, o.implicit, o.text, o.fail_info, o.private, o.note, o.step, o.chain, o.approved"
 )
 FINISHED = "state IN ('issued', 'failed')"
 OPEN = "state NOT IN ('issued', 'failed')"
@@ -57,12 +60,18 @@ COUNT_REVOCATION = (
 
 _INSERT_CERTIFICATE = (
     "INSERT INTO certificate (serial, status, issuer, profile, issued_at, not_after, transaction_id,"
-    " cert_req_id, revoked_at, reason, spki_sha256, der, seat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " cert_req_id, revoked_at, reason, spki_sha256, der, seat, ticket)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _CONFIRM = "UPDATE certificate SET status = 'valid' WHERE serial = ? AND status = 'unconfirmed'"
 _REVOKE = (
     "UPDATE certificate SET status = 'revoked', revoked_at = ?, reason = ? WHERE serial = ? AND status <> 'revoked'"
 )
+_REVOKE_OUTSIDE = (
+    "UPDATE certificate SET outside_state = ?, outside_due = ?, outside_attempts = 0, outside_ticket = '',"
+    " outside_private = ? WHERE serial = ?"
+)
+_KEEP = "UPDATE certificate SET status = 'kept' WHERE serial = ? AND status = 'unconfirmed'"
 
 
 def seconds_of(moment: datetime) -> int:
@@ -85,13 +94,31 @@ def serials_of(octets: bytes) -> list[bytes]:
     return [octets[at : at + SERIAL_SIZE] for at in range(0, len(octets), SERIAL_SIZE)]
 
 
-def revoke_row(cursor: sqlite3.Cursor, serial: bytes, at: int, reason: RevocationReason) -> bool:
-    """Mark a certificate revoked and count it for its issuer's CRL; False when there was nothing to do."""
+def revoke_row(
+    cursor: sqlite3.Cursor,
+    serial: bytes,
+    at: int,
+    reason: RevocationReason,
+    *,
+    outside: OutsideState | None = None,
+    private: str = "",
+) -> bool:
+    """Mark a certificate revoked and count it for its issuer's CRL; False when there was nothing to do.
+
+    `outside` is where it stands at its issuer, as of now.
+    """
     cursor.execute(_REVOKE, (at, int(reason), serial))
     if cursor.rowcount == 0:
         return False
     cursor.execute(COUNT_REVOCATION, (serial,))
+    if outside is not None:
+        cursor.execute(_REVOKE_OUTSIDE, (outside.value, at, private, serial))
     return True
+
+
+def keep_row(cursor: sqlite3.Cursor, serial: bytes) -> bool:
+    """Mark a certificate kept; False when it was confirmed or revoked meanwhile."""
+    return cursor.execute(_KEEP, (serial,)).rowcount == 1
 
 
 def insert_certificate(cursor: sqlite3.Cursor, row: Row) -> None:
@@ -173,6 +200,7 @@ def certificate_row_of(certificate: IssuedCertificate) -> Row:
         spki_sha256_of(certificate.der),
         certificate.der,
         certificate.seat,
+        certificate.ticket or None,
     )
 
 
@@ -199,7 +227,16 @@ def certificate_of(row: Row) -> IssuedCertificate:
         revoked_at,
         reason,
         seat,
-    ) = row[:12]
+        ticket,
+        state,
+        due,
+        attempts,
+        asked_as,
+        private,
+    ) = row[:18]
+    outside = None
+    if state is not None:
+        outside = OutsideRevocation(OutsideState(state), datetime_of(due), attempts, asked_as, private)
     return IssuedCertificate(
         int.from_bytes(serial),
         der,
@@ -213,6 +250,8 @@ def certificate_of(row: Row) -> IssuedCertificate:
         None if revoked_at is None else datetime_of(revoked_at),
         None if reason is None else RevocationReason(reason),
         seat,
+        ticket or "",
+        outside,
     )
 
 
@@ -374,6 +413,8 @@ def order_of(row: Row, chain: tuple[bytes, ...]) -> Order:
         text,
         fail_info,
         private,
+        note,
+        step,
         _,
         approved,
     ) = row
@@ -395,4 +436,6 @@ def order_of(row: Row, chain: tuple[bytes, ...]) -> Order:
         text=text,
         fail_info=fail_info,
         private=private,
+        note=note,
+        step=step,
     )

@@ -202,6 +202,33 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The chains of a great many certificates are few.
         "CREATE TABLE ca_certificate (sha256 BLOB PRIMARY KEY, der BLOB NOT NULL) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE cert_order ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE cert_order ADD COLUMN step INTEGER NOT NULL DEFAULT 0",
+        """
+        CREATE INDEX uncollected_order ON cert_order (issuer, updated) WHERE collected = 0 AND state = 'issued'
+        """,
+        # What there is of a certificate that was ordered; nothing of it in those of a local issuer.
+        "ALTER TABLE certificate ADD COLUMN ticket TEXT",
+        "ALTER TABLE certificate ADD COLUMN outside_state TEXT",
+        "ALTER TABLE certificate ADD COLUMN outside_due INTEGER",
+        "ALTER TABLE certificate ADD COLUMN outside_attempts INTEGER",
+        "ALTER TABLE certificate ADD COLUMN outside_ticket TEXT",
+        "ALTER TABLE certificate ADD COLUMN outside_private TEXT",
+        "CREATE INDEX serial_of_order ON cert_order (serial) WHERE serial IS NOT NULL",
+        """
+        UPDATE certificate SET ticket =
+            (SELECT nullif(ticket, '') FROM cert_order o WHERE o.serial = certificate.serial)
+            WHERE serial IN (SELECT serial FROM cert_order WHERE serial IS NOT NULL)
+        """,
+        "DROP INDEX serial_of_order",
+        "CREATE INDEX certificate_of_ticket ON certificate (issuer, ticket) WHERE ticket IS NOT NULL",
+        """
+        CREATE INDEX outside_revocation ON certificate (issuer, outside_due)
+            WHERE outside_state IN ('due', 'asked')
+        """,
+        "ALTER TABLE issuer ADD COLUMN looked INTEGER",
+    ),
 )
 
 

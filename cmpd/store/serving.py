@@ -1,20 +1,21 @@
 """What each call of `ports.Store` is in SQL, for every store whose database speaks it.
 
-Rows are in `rows`, what is asked before a commit in `conditions`, what is on order in `orders`, the operator's verbs in
-`operators`, the encryption of secrets in `sealing`. The statements are in SQLite's words; `postgres/dialect` says them
-in PostgreSQL's.
+Rows are in `rows`, what is asked before a commit in `conditions`, what is on order in `orders`, what is revoked over
+there in `outside`, the operator's verbs in `operators`, the encryption of secrets in `sealing`. The statements are in
+SQLite's words; `postgres/dialect` says them in PostgreSQL's.
 """
 
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from cmpd.exchange import (
     Device,
     EnrollmentCode,
     IssuedCertificate,
+    OutsideState,
     Refusal,
     RevocationReason,
     Transaction,
@@ -34,6 +35,7 @@ from cmpd.store import REFUSALS
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
 from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
+from cmpd.store.outside import Outside
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -46,6 +48,7 @@ from cmpd.store.rows import (
     datetime_of,
     device_of,
     insert_certificate,
+    keep_row,
     octets_of,
     refusal_row_of,
     revoke_row,
@@ -100,7 +103,12 @@ _REVOKED = (
 )
 
 
-class Serving(Operators, Orders, ABC):
+_ISSUER_OF = "SELECT issuer FROM certificate WHERE serial = ?"
+_UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND serial = ? AND state = 'issued'"
+"""Whoever asks for the same again gets the same."""
+
+
+class Serving(Operators, Orders, Outside, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -250,6 +258,7 @@ class Serving(Operators, Orders, ABC):
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        kept: Sequence[int] = (),
         give_back: int | None = None,
     ) -> None:
         """See `ports.Store`. A certificate that was revoked meanwhile stays revoked."""
@@ -261,13 +270,17 @@ class Serving(Operators, Orders, ABC):
             for serial in confirmed:
                 confirm_row(cursor, octets_of(serial))
             for revocation in revoked:
-                revoke_row(cursor, octets_of(revocation.serial), seconds_of(revocation.at), revocation.reason)
+                _revoke(cursor, revocation)
+            for serial in kept:
+                keep_row(cursor, octets_of(serial))
             if give_back is not None:
-                cursor.execute(_GIVE_BACK, (len(revoked), give_back))
+                cursor.execute(_GIVE_BACK, (len(revoked) + len(kept), give_back))
 
         await self._write(work)
 
-    async def expire(self, now: datetime, /) -> tuple[Expired, ...]:
+    async def expire(
+        self, now: datetime, /, *, outside: Collection[str] = (), keep: Collection[str] = ()
+    ) -> tuple[Expired, ...]:
         """See `ports.Store`. Ends at most 100 transactions a call; fewer than that means that none is left."""
         seconds = seconds_of(now)
         if not await self._read(_DUE, (seconds, 1)):
@@ -277,12 +290,20 @@ class Serving(Operators, Orders, ABC):
             expired = []
             for row, transaction_id, profile, serials in cursor.execute(_DUE, (seconds, SWEEP)).fetchall():
                 cursor.execute("UPDATE cmp_transaction SET state = 'expired' WHERE id = ?", (row,))
-                revoked = [
-                    serial
-                    for serial in serials_of(serials)
-                    if revoke_row(cursor, serial, seconds, RevocationReason.unspecified)
-                ]
-                expired.append(Expired(transaction_id, profile, tuple(map(int.from_bytes, revoked))))
+                revoked, kept = [], []
+                for serial in serials_of(serials):
+                    issuer = cursor.execute(_ISSUER_OF, (serial,)).fetchone()[0] if outside or keep else ""
+                    if issuer in keep:
+                        if keep_row(cursor, serial):
+                            kept.append(serial)
+                            cursor.execute(_UNCOLLECT, (row, serial))
+                    elif revoke_row(
+                        cursor, serial, seconds, RevocationReason.unspecified,
+                        outside=OutsideState.due if issuer in outside else None, private="no certConf came",
+                    ):  # fmt: skip
+                        revoked.append(serial)
+                serials_revoked, serials_kept = tuple(map(int.from_bytes, revoked)), tuple(map(int.from_bytes, kept))
+                expired.append(Expired(transaction_id, profile, serials_revoked, serials_kept))
             return tuple(expired)
 
         return await self._write(work)
@@ -314,8 +335,7 @@ class Serving(Operators, Orders, ABC):
         """See `ports.Store`."""
         if not 0 <= revocation.serial < 1 << 8 * SERIAL_SIZE:
             return False
-        row = octets_of(revocation.serial), seconds_of(revocation.at), revocation.reason
-        return await self._write(lambda cursor: revoke_row(cursor, *row))
+        return await self._write(lambda cursor: _revoke(cursor, revocation))
 
     async def revoked(self, issuer: str, /) -> tuple[Revocation, ...]:
         """See `ports.Store`. "Not yet expired" is by the clock of this machine."""
@@ -349,3 +369,14 @@ class Serving(Operators, Orders, ABC):
     @abstractmethod
     async def close(self) -> None:
         """See `ports.Store`."""
+
+
+def _revoke(cursor: sqlite3.Cursor, revocation: Revocation) -> bool:
+    return revoke_row(
+        cursor,
+        octets_of(revocation.serial),
+        seconds_of(revocation.at),
+        revocation.reason,
+        outside=revocation.outside,
+        private=revocation.private,
+    )

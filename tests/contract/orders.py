@@ -130,8 +130,7 @@ async def come(store: AdminStore, one: Order, key: str = "", **changes: Any) -> 
     """Have the certificate of an order arrive."""
     made = made_of(one, key, **changes)
     arrived = replace(one, state=OrderState.issued, serial=made.serial)
-    await store.move_order(arrived, seen=one.state, certificate=made)
-    return arrived, made
+    return await store.move_order(arrived, seen=one.state, certificate=made), made
 
 
 async def deliver(store: AdminStore, transaction_id: bytes, state: TransactionState, **changes: Any) -> None:
@@ -216,6 +215,8 @@ class OrderContract:
             text="waits for the domain's owner",
             fail_info="systemFailure",
             private="request 7, nobody has “approved” it\n",
+            note="released (by „root“)",
+            step=3,
         )
         await store.intend(new, [one], code=None, now=NOW)
         plain = await intend(store)
@@ -228,7 +229,7 @@ class OrderContract:
 
     def test_every_field_is_tried_above(self) -> None:
         """A new field of Order or Approved must be kept too: add it to the test above, and to this number."""
-        assert (len(fields(Order)), len(fields(Approved))) == (17, 13)
+        assert (len(fields(Order)), len(fields(Approved))) == (19, 13)
 
     @pytest.mark.parametrize("state", OrderState)
     async def test_an_order_of_every_state_comes_back(self, store: AdminStore, state: OrderState) -> None:
@@ -506,11 +507,11 @@ class OrderContract:
         """Also when the EE has been told that it failed."""
         one = await intend(store, "k", seat=SEAT)
         failed = replace(one, state=OrderState.failed)
-        await store.move_order(failed, seen=one.state)
+        failed = await store.move_order(failed, seen=one.state)
         await deliver(store, one.transaction_id, TransactionState.refused)
         assert await store.same_order("device", "code:1", spki_sha256("k")) == ()
-        await store.move_order(one, seen=failed.state)
-        assert await store.same_order("device", "code:1", spki_sha256("k")) == (one,)
+        again = await store.move_order(replace(failed, state=one.state), seen=failed.state)
+        assert await store.same_order("device", "code:1", spki_sha256("k")) == (again,)
         assert await store.unmet("device", None, spki_sha256("k"), ONE_KEY_ONCE, NOW) is not None
         assert await store.unmet("device", SEAT, bytes(32), ALONE, NOW) is not None
 
@@ -624,20 +625,46 @@ class OrderContract:
             text="waits for approval",
             private="request 7",
             fail_info="systemUnavail",
+            note="released",
         )
         with pytest.raises(OrderMoved):
             await store.move_order(moved, seen=OrderState.submitting)
         with pytest.raises(OrderMoved):
             await store.move_order(replace(moved, stamp="unknown"), seen=OrderState.intended)
         assert await store.order(one.stamp) == one
-        await store.move_order(moved, seen=OrderState.intended)
+        kept = await store.move_order(moved, seen=OrderState.intended)
+        assert kept == replace(moved, step=1)
+        moved = kept
         with pytest.raises(OrderMoved):
             await store.move_order(replace(moved, state=OrderState.failed), seen=OrderState.intended)
         for reader in (store, await reopen()):
             assert await reader.order(one.stamp) == moved
         again = replace(moved, due=NOW + 2 * DAY, attempts=0)
-        await store.move_order(again, seen=OrderState.ordered)
+        again = await store.move_order(again, seen=OrderState.ordered)
+        assert again.step == 2
         assert await store.orders_of(one.transaction_id) == (again,)
+
+    async def test_a_step_of_whoever_saw_an_earlier_one_is_not_kept(self, store: AdminStore, reopen: Open) -> None:
+        """An order that has come back to the same state is another: one of two processes was fast, and one slow.
+
+        The slow one would ask the issuer a second time, or say that an order was not taken which the fast one placed.
+        """
+        slow, fast = store, await reopen()
+        one = await intend(store)
+        sent = await slow.move_order(replace(one, state=OrderState.submitting), seen=one.state)
+        lost = await fast.move_order(replace(sent, state=OrderState.unknown), seen=sent.state)
+        again = await fast.move_order(replace(lost, state=OrderState.intended), seen=lost.state)
+        for late in (one, sent, lost):
+            with pytest.raises(OrderMoved):
+                await slow.move_order(replace(late, state=OrderState.submitting), seen=OrderState.intended)
+        sent_again = await fast.move_order(replace(again, state=OrderState.submitting), seen=again.state)
+        for what in (replace(sent, state=OrderState.intended), replace(sent, state=OrderState.failed)):
+            with pytest.raises(OrderMoved):
+                await slow.move_order(what, seen=OrderState.submitting)
+        with pytest.raises(OrderMoved):
+            await come(slow, sent)
+        assert await store.order(one.stamp) == sent_again
+        assert await store.certificates(9) == []
 
     async def test_of_many_who_move_an_order_at_once_one_does(self, store: AdminStore, reopen: Open) -> None:
         """So that one of two servers asks the issuer, and a certificate is kept once."""
@@ -650,7 +677,7 @@ class OrderContract:
             )
         )
         assert sum(isinstance(result, OrderMoved) for result in results) == 19
-        sent = replace(one, state=OrderState.submitting, attempts=results.index(None))
+        (sent,) = [result for result in results if not isinstance(result, OrderMoved)]
         assert await store.order(one.stamp) == sent
         results = await outcomes(*(come(both[number % 2], sent) for number in range(20)))
         assert sum(isinstance(result, OrderMoved) for result in results) == 19
@@ -663,7 +690,7 @@ class OrderContract:
         other = await intend(store, seat="other")
         made = made_of(one, "k")
         arrived = replace(one, state=OrderState.issued, serial=made.serial, chain=chain, updated=NOW + SECOND)
-        await store.move_order(arrived, seen=one.state, certificate=made)
+        arrived = await store.move_order(arrived, seen=one.state, certificate=made)
         also, _ = await come(store, replace(other, chain=chain))
         for reader in (store, await reopen()):
             assert await reader.order(one.stamp) == arrived
@@ -717,8 +744,7 @@ class OrderContract:
         """The store is opened anew and the old one never closed: what has returned is kept."""
         crashed = await open_store(url, base=ANYWHERE, key=KEY)
         one = await intend(crashed, "k")
-        sent = replace(one, state=OrderState.submitting, attempts=1)
-        await crashed.move_order(sent, seen=one.state)
+        sent = await crashed.move_order(replace(one, state=OrderState.submitting, attempts=1), seen=one.state)
         again = await open_store(url, base=ANYWHERE, key=KEY)
         try:
             assert await again.orders_due("upstream", NOW, 9) == (sent,)

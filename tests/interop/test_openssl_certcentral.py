@@ -25,7 +25,7 @@ authentication_method = "enrollment_code"
 LOST = "commit_then_drop"
 
 
-def site_for(url: str, api_key: str, folder: Path, store: str | None) -> Site:
+def site_for(url: str, api_key: str, folder: Path, store: str | None = None) -> Site:
     """What `cmpd init` makes, with a connector and a profile for mailboxes."""
     site = Site.make(folder, store_url=store)
     key = site.folder / "secrets" / "certcentral.key"
@@ -48,7 +48,7 @@ def enroll(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=150)
 
 
-def scenario(url: str, api_key: str, folder: Path, store: str | None) -> subprocess.CompletedProcess[str]:
+def scenario(url: str, api_key: str, folder: Path, store: str | None = None) -> subprocess.CompletedProcess[str]:
     """The daemon in its own process, and the client."""
     site = site_for(url, api_key, folder / "cmpd", store)
     site.code("ada", profile="mail")

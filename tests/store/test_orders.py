@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cmpd.exchange import OPEN_ORDERS, CertificateStatus, EnrollmentCode, OrderState, TransactionState
+from cmpd.exchange import OPEN_ORDERS, CertificateStatus, EnrollmentCode, Order, OrderState, TransactionState
 from cmpd.ports import Conditions, OrderMoved
 from cmpd.store import conditions, orders, rows, serving
 from cmpd.store.schema import MIGRATIONS, open_database
@@ -32,6 +32,7 @@ from tests.contract.store import (
     spki_sha256,
     transaction,
 )
+from tests.store.test_sqlite import BACK_TO_SCHEMA_4
 
 
 class TestSQLiteOrders(OrderContract):
@@ -209,8 +210,8 @@ async def test_what_has_returned_is_in_the_file_when_the_machine_stops(
     steps = [one]
     stores = [await left(0)]
     for number, state in enumerate((OrderState.submitting, OrderState.ordered), 1):
-        steps.append(replace(steps[-1], state=state, attempts=number))
-        await store.move_order(steps[-1], seen=steps[-2].state)
+        before = steps[-1]
+        steps.append(await store.move_order(replace(before, state=state, attempts=number), seen=before.state))
         stores.append(await left(number))
     arrived, made = await come(store, steps[-1], "k")
     steps.append(arrived)
@@ -235,7 +236,7 @@ async def test_calls_about_orders_share_commits_and_the_refused_do_not_spoil_the
         store.hand_over([order(waiting())], waiting()),
         return_exceptions=True,
     )
-    assert [type(result) for result in results] == [type(None)] * 10 + [OrderMoved] * 11
+    assert [type(result) for result in results] == [Order] * 10 + [OrderMoved] * 11
     assert store.commits - before == 1
     assert "ROLLBACK" not in statements
 
@@ -271,6 +272,22 @@ async def test_open_orders_among_a_great_many_are_listed_in_pieces(store: SQLite
 # Older files
 
 
+async def test_the_orders_of_a_database_of_schema_4_are_those_of_their_certificates(path: Path) -> None:
+    """By their tickets, so that what is revoked over there is found."""
+    store = await SQLiteStore.open(path, KEY)
+    numbered, plain = await intend(store, ticket="4711:12"), await intend(store)
+    (arrived, made), (_, other) = await come(store, numbered), await come(store, plain)
+    await store.close()
+    for change in BACK_TO_SCHEMA_4:
+        ask(path, change)
+    store = await SQLiteStore.open(path, KEY)
+    assert await store.order(arrived.stamp) == replace(arrived, step=0)
+    assert await store.certificate(made.serial) == replace(made, ticket="4711:12")
+    assert await store.certificate(other.serial) == other
+    assert await store.ordered_as("upstream", ["4711"], NOW) == (replace(made, ticket="4711:12"),)
+    await store.close()
+
+
 async def test_a_database_of_schema_3_is_kept_and_can_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as older:
         older.setattr("cmpd.store.schema.MIGRATIONS", MIGRATIONS[:3])
@@ -282,7 +299,8 @@ async def test_a_database_of_schema_3_is_kept_and_can_order(path: Path, monkeypa
     at = int(NOW.timestamp())
     code_row = ("device", "ref", Sealing(KEY).seal(b"secret", "device", "ref"), 2, at)
     ask(path, conditions.INSERT_TRANSACTION, rows.transaction_row_of(old, kept[0]))
-    ask(path, rows._INSERT_CERTIFICATE, kept)
+    insert = rows._INSERT_CERTIFICATE.replace(", ticket", "").replace("?, ?)", "?)")
+    ask(path, insert, kept[:-1])
     ask(path, "INSERT INTO issued_per_day (profile, day, certificates) VALUES ('device', ?, 1)", (at // 86400,))
     columns = "profile, reference, sealed, uses, created"
     ask(path, f"INSERT INTO enrollment_code ({columns}) VALUES (?, ?, ?, ?, ?)", code_row)

@@ -17,6 +17,7 @@ from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing
 from tests import postgres
 from tests.contract.orders import OrderContract
+from tests.contract.outside import OutsideContract
 from tests.contract.store import KEY, StoreContract, issue, make_code, transaction
 from tests.ee import new_key
 from tests.interop.openssl import key_pem
@@ -24,6 +25,13 @@ from tests.world import certificate as certificate_of
 
 
 class TestPostgresStore(StoreContract):
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        with postgres.empty() as url:
+            yield url
+
+
+class TestPostgresOutside(OutsideContract):
     @pytest.fixture
     def url(self) -> Iterator[str]:
         with postgres.empty() as url:

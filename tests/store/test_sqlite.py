@@ -422,7 +422,28 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
     assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
 
 
+BACK_TO_SCHEMA_4 = (
+    "DROP INDEX certificate_of_ticket",
+    "DROP INDEX outside_revocation",
+    *(
+        f"ALTER TABLE certificate DROP COLUMN {name}"
+        for name in (
+            "ticket",
+            "outside_state",
+            "outside_due",
+            "outside_attempts",
+            "outside_ticket",
+            "outside_private",
+        )
+    ),
+    "ALTER TABLE issuer DROP COLUMN looked",
+    "DROP INDEX uncollected_order",
+    "ALTER TABLE cert_order DROP COLUMN note",
+    "ALTER TABLE cert_order DROP COLUMN step",
+    "PRAGMA user_version = 4",
+)
 BACK_TO_SCHEMA_2 = (
+    *BACK_TO_SCHEMA_4,
     "DROP TABLE cert_order",
     "DROP TABLE ca_certificate",
     "DROP INDEX global_code",

@@ -248,6 +248,10 @@ class OrderInfo:
     status: str
     product: str = ""
     certificate_id: int | None = None
+    certificate_status: str = ""
+    """That of the certificate itself, where it is said; empty where it is not."""
+    revocation_reason: str = ""
+    """The API's word, where it is said."""
     serial_number: str = ""
     """Hexadecimal, lower case, leading zeros kept."""
     csr: str = ""
@@ -292,6 +296,8 @@ def order_info(answer: Mapping[str, Any]) -> OrderInfo | None:
         status=text(answer.get("status")),
         product=text(table(answer.get("product")).get("name_id")),
         certificate_id=number(certificate.get("id")),
+        certificate_status=text(certificate.get("status")).lower(),
+        revocation_reason=text(certificate.get("revocation_reason")),
         serial_number=text(certificate.get("serial_number")).lower(),
         csr=text(certificate.get("csr")),
         common_name=text(certificate.get("common_name")),

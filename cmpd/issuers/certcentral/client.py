@@ -57,13 +57,12 @@ _RATE_PAUSE: Final = 5.0
 _LONGEST_RATE_PAUSE: Final = 180.0
 """As long as the longest of DigiCert's windows."""
 _REASONS: Final = {
-    "unspecified": "unspecified",
     "keyCompromise": "key_compromise",
     "affiliationChanged": "affiliation_changed",
     "superseded": "superseded",
     "cessationOfOperation": "cessation_of_operation",
 }
-"""CRLReasons, and the API's words for them."""
+"""CRLReasons, and the API's words for them; unspecified is better left out (RFC 5280 §5.3.1)."""
 
 
 class CallRefused(Exception):
@@ -253,14 +252,13 @@ class CertCentralClient:
         return answers.chain(answer.get("intermediates")) or ()
 
     async def revoke(
-        self, certificate: int | str, *, reason: str = "unspecified", comments: str = ""
+        self, certificate: int | str, *, word: str | None = None, comments: str = ""
     ) -> Done | Refused | NotDone | Unknown:
         """Revoke a certificate by its id or serial number; Done with `asked` when somebody has to approve.
 
-        `reason` is CRLReason's name (RFC 5280 §5.3.1); what the API has no word for is revoked without a reason.
+        `word` is the API's for the reason (`reason_word`); None: without a reason.
         """
         body: JSON = {"comments": comments, "skip_approval": self._config.skip_approval}
-        word = reason_word(self._config, reason)
         if word is not None:
             body["revocation_reason"] = word
         return await self._write("PUT", f"certificate/{_part(certificate)}/revoke", body)
@@ -489,6 +487,15 @@ def reason_word(config: CertCentralConfig, reason: str) -> str | None:
     """The API's word for a CRLReason; None when there is none."""
     own: Mapping[str, str] = config.revocation_reasons  # type: ignore[assignment]  # its keys are Literals
     return own.get(reason) or _REASONS.get(reason)
+
+
+def reason_of(config: CertCentralConfig, word: str) -> str:
+    """The CRLReason that a word of the API's stands for, in whatever spelling; unspecified for others."""
+    own: Mapping[str, str] = config.revocation_reasons  # type: ignore[assignment]  # its keys are Literals
+    for reason, ours in (_REASONS | dict(own)).items():
+        if word in {ours, reason}:
+            return reason
+    return "unspecified"
 
 
 def _judge(answer: _Answer, *, wants_json: bool) -> None:

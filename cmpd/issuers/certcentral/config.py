@@ -150,7 +150,8 @@ class CertCentralConfig(BaseModel):
         Literal["unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"],
         Annotated[str, Field(pattern=r"^[A-Za-z_]{1,64}$")],
     ] = {}
-    """The API's words for reasons of revocation, where they are not those in snake case, e.g. key_compromise."""
+    """The API's words for reasons of revocation, where they are not those in snake case, e.g. key_compromise;
+    unspecified is not said at all unless it has a word here. Should the API refuse a word, it is revoked without."""
 
     on_unknown: Literal["hold", "resubmit"] = "hold"
     """An order whose fate is unknown and that is not found within settle_time: hold it for a decision (`cmpd order`),
@@ -160,9 +161,24 @@ class CertCentralConfig(BaseModel):
     poll_interval: Annotated[_Duration, Field(ge=timedelta(seconds=5), le=timedelta(hours=1))] = timedelta(seconds=60)
     """How often CertCentral is asked which orders have changed; one call for all of them."""
     sweep_interval: Annotated[_Duration, Field(ge=timedelta(minutes=10), le=timedelta(days=7))] = timedelta(hours=24)
-    """How often all that is open is looked at one by one, and certificates that were revoked over there are noticed."""
+    """How often all that is open is looked at one by one."""
+    revocation_interval: Annotated[_Duration, Field(ge=timedelta(hours=1), le=timedelta(days=7))] = timedelta(hours=24)
+    """How often it is found out which certificates have been revoked at CertCentral, with one call for what has
+    changed and a few for each changed order of ours; CertCentral knows changes of 7 days, after a longer break all
+    revoked orders are listed."""
     on_certconf_reject: Literal["revoke", "keep"] = "revoke"
-    """A certificate that the client rejects, or never confirms: revoke it, or keep what has been paid."""
+    """A certificate that the client rejects: revoke it here and at CertCentral, or keep what has been paid. It is for
+    the account that pays, so it is said here and not in profiles. By default it is revoked: the client has said that it
+    will not use it, and has to order another one in any case."""
+    on_missing_certconf: Literal["revoke", "keep"] = "keep"
+    """The same for a certificate that the client never confirms. By default it is kept, for the client may use it, and
+    revoked it would have to be bought again: the same request by the same client gets the same certificate. Until then
+    it authenticates nobody here, and `cmpd cert list --status kept` shows it."""
+    on_uncollected: Literal["revoke", "keep"] = "keep"
+    """The same for a certificate that was issued after the client had stopped polling for it; kept, the client still
+    gets it when it polls, or when it asks for the same again."""
+    uncollected_after: Annotated[_Duration, Field(ge=timedelta(hours=1), le=timedelta(days=400))] = timedelta(days=30)
+    """After so long on_uncollected counts; by default about as long as an order can be cancelled for its money."""
 
     @model_validator(mode="after")
     def _together(self) -> "CertCentralConfig":

@@ -4,8 +4,9 @@ A ticket is the order's number; of a reissue or duplicate it is `ORDER:CERTIFICA
 What is about to be the renewal of an order has `+ORDER`, until it has a number of its own.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,9 +14,9 @@ from typing import Any, Literal, Self
 from cryptography import x509
 
 from cmpd.asn1.certificate import serial
-from cmpd.exchange import Approved, Order
+from cmpd.exchange import Approved, IssuedCertificate, Order, RevocationPolicy
 from cmpd.issuers import IssuerConfigError, validate
-from cmpd.issuers.certcentral import answers, orders
+from cmpd.issuers.certcentral import answers, orders, revocation
 from cmpd.issuers.certcentral.answers import Done, NotDone, OrderInfo, Refused, Standing, Unknown
 from cmpd.issuers.certcentral.checking import Checked, check
 from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentralClient
@@ -24,7 +25,15 @@ from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOptions, profile_faults
 from cmpd.issuers.certcentral.pacing import Open, Overloaded
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again
-from cmpd.ports import Issued, IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, OrderUnknown
+from cmpd.ports import (
+    Issued,
+    IssuerUnavailable,
+    OnOrder,
+    OrderNotDone,
+    OrderRefused,
+    OrderUnknown,
+    Revocation,
+)
 from cmpd.profile import Profile
 
 LONGEST_WINDOW = timedelta(days=7)
@@ -37,6 +46,15 @@ _WAITS = {
     Standing.approval: "the order has to be approved at the issuing CA",
     Standing.unknown: "the issuing CA has not decided yet",
 }
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever keeps the API from answering: it is not to be had now."""
+    try:
+        yield
+    except (CallFailed, CallRefused, Open, Overloaded) as error:
+        raise IssuerUnavailable(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +187,7 @@ class CertCentralIssuer:
         if outcome.chain:
             issued = self._issued(use, approved, outcome.chain)
             if issued is not None:
-                return issued
+                return replace(issued, ticket=ticket)
         return OnOrder(ticket, _WAITS[Standing.waiting])
 
     async def _place(self, use: _Use, approved: Approved, hint: str) -> answers.Ordered | Refused | NotDone | Unknown:
@@ -253,6 +271,8 @@ class CertCentralIssuer:
         if colon:
             return await self._look_again(use, order, info, certificate)
         standing = info.standing
+        if info.status.lower() == "revoked":
+            return OrderRefused("the issuing CA has revoked the certificate", f"order {number} is revoked")
         if standing in {Standing.issued, Standing.ended}:
             return await self._collect(use, order, info.certificate_id, info.order_id) or OnOrder(
                 order.ticket, order.text
@@ -270,11 +290,13 @@ class CertCentralIssuer:
                 if answers.standing(again.status) is Standing.dead:
                     return OrderRefused(f"the issuing CA has refused: the request is {again.status}")
                 continue
+            certificate = str(again.certificate_id)
+            if again.status.lower() == "revoked":
+                return OrderRefused("the issuing CA has revoked the certificate", f"certificate {certificate}")
             if answers.standing(again.status) is Standing.issued:
                 issued = await self._collect(use, order, again.certificate_id, None)
                 if issued is not None:
-                    return issued
-            certificate = str(again.certificate_id)
+                    return replace(issued, ticket=f"{info.order_id}:{certificate}")
         return OnOrder(f"{info.order_id}:{certificate}", _WAITS[Standing.waiting], f"order is {info.status}")
 
     async def _collect(
@@ -327,6 +349,39 @@ class CertCentralIssuer:
             raise OrderRefused(f"order {info.order_id} is {info.status}: nothing of it waits for approval")
         for request in waiting:
             self._done(await self.client.approve(request, "approved through cmpd"))
+
+    # ------------------------------------------------------------------------------------------ revocation
+
+    @property
+    def revocation_policy(self) -> RevocationPolicy:
+        """See `ports.Revoker`."""
+        config = self.config
+        return RevocationPolicy(
+            config.on_certconf_reject,
+            config.on_missing_certconf,
+            config.on_uncollected,
+            config.uncollected_after.total_seconds(),
+        )
+
+    @property
+    def watch_seconds(self) -> float:
+        """See `ports.Watched`."""
+        return self.config.revocation_interval.total_seconds()
+
+    async def revoke(self, certificate: IssuedCertificate, /) -> str | None:
+        """Look, and ask for it where it is not revoked and not asked for; see `ports.Revoker`."""
+        with _reading():
+            return await revocation.revoke(self.client, self.config, certificate)
+
+    async def suspects(self, since: datetime | None, /) -> Collection[str]:
+        """The orders that have changed, in one call; see `ports.Watched`."""
+        with _reading():
+            return await revocation.suspects(self.client, None if since is None else self.clock() - since)
+
+    async def revoked_there(self, certificates: Sequence[IssuedCertificate], /) -> Sequence[Revocation]:
+        """Order info for each order, and its lists where that does not say it; see `ports.Watched`."""
+        with _reading():
+            return await revocation.revoked(self.client, self.config, certificates, self.clock())
 
     def _done(self, outcome: Done | Refused | NotDone | Unknown) -> None:
         match outcome:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import asyncpg
 
-from cmpd.exchange import IssuedCertificate, Refusal, Transaction, TransactionState
+from cmpd.exchange import CertificateStatus, IssuedCertificate, Refusal, Transaction, TransactionState
 from cmpd.ports import (
     CodeUnusable,
     Condition,
@@ -44,7 +44,7 @@ from cmpd.store.rows import (
 from cmpd.store.sealing import Sealing
 from cmpd.store.serving import Serving
 
-_PLACES = ", ".join(f"${number}" for number in range(1, 40))
+_PLACES = ", ".join(f"${number}" for number in range(1, 41))
 _ISSUE = f"SELECT r_outcome, r_in_the_way, r_until, r_seat FROM cmpd_issue_1({_PLACES})"  # noqa: S608  constants only
 _UNMET = "SELECT condition, in_the_way, until FROM cmpd_unmet_1($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)"
 _LOOK_UP = f"""
@@ -92,8 +92,14 @@ moved AS (
     RETURNING a.n, a.give_back, a.uses
 ),
 revoked AS (
-    UPDATE certificate c SET status = 'revoked', revoked_at = x.at, reason = x.reason
-      FROM unnest($12::bigint[], $13::bytea[], $14::bigint[], $15::bigint[]) AS x (of_n, serial, at, reason)
+    UPDATE certificate c SET status = 'revoked', revoked_at = x.at, reason = x.reason,
+           outside_state = coalesce(x.outside, c.outside_state),
+           outside_due = CASE WHEN x.outside IS NULL THEN c.outside_due ELSE x.at END,
+           outside_attempts = CASE WHEN x.outside IS NULL THEN c.outside_attempts ELSE 0 END,
+           outside_ticket = CASE WHEN x.outside IS NULL THEN c.outside_ticket ELSE '' END,
+           outside_private = CASE WHEN x.outside IS NULL THEN c.outside_private ELSE x.private END
+      FROM unnest($13::bigint[], $14::bytea[], $15::bigint[], $16::bigint[], $17::text[], $18::text[])
+           AS x (of_n, serial, at, reason, outside, private)
      WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status <> 'revoked'
     RETURNING c.issuer
 ),
@@ -101,12 +107,12 @@ counted AS (
     INSERT INTO issuer (name, revocations) SELECT issuer, count(*) FROM revoked GROUP BY issuer ORDER BY issuer
     ON CONFLICT (name) DO UPDATE SET revocations = issuer.revocations + excluded.revocations
 ),
-confirmed AS (
-    UPDATE certificate c SET status = 'valid'
-      FROM unnest($10::bigint[], $11::bytea[]) AS x (of_n, serial)
+settled AS (
+    UPDATE certificate c SET status = x.status
+      FROM unnest($10::bigint[], $11::bytea[], $12::text[]) AS x (of_n, serial, status)
      WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status = 'unconfirmed'
        AND NOT EXISTS (
-           SELECT FROM unnest($12::bigint[], $13::bytea[]) AS y (of_n, serial)
+           SELECT FROM unnest($13::bigint[], $14::bytea[]) AS y (of_n, serial)
             WHERE y.of_n IN (SELECT n FROM moved) AND y.serial = x.serial
        )
 ),
@@ -176,11 +182,11 @@ class _Issue(NamedTuple):
 
 
 class _Advance(NamedTuple):
-    """One call of `advance`, as a row; serial numbers, and what is revoked, each with its time and reason."""
+    """One call of `advance`, as a row; serial numbers, each with its new status, and what is revoked."""
 
     row: Row
-    confirmed: Sequence[bytes]
-    revoked: Sequence[tuple[bytes, int, int]]
+    settled: Sequence[tuple[bytes, str]]
+    revoked: Sequence[Row]
 
 
 class PostgresStore(Serving):
@@ -302,7 +308,7 @@ class PostgresStore(Serving):
         parameters = (
             sorted(map(lock_number, locks)),
             *_columns(transactions, 17),
-            *_columns(certificates, 20),
+            *_columns(certificates, 21),
         )
         rows = await self._connections.commit(
             lambda connection, again: connection.fetch(_ISSUE, parameters[0], again, *parameters[1:])
@@ -352,21 +358,29 @@ class PostgresStore(Serving):
         reply: bytes,
         confirmed: Sequence[int] = (),
         revoked: Sequence[Revocation] = (),
+        kept: Sequence[int] = (),
         give_back: int | None = None,
     ) -> None:
         """See `ports.Store`. A certificate that was revoked meanwhile stays revoked."""
+        uses = len(revoked) + len(kept)
         await self._advance_together(
             _Advance(
-                (transaction_id, seen.value, state.value, nonce, request, reply, give_back, len(revoked)),
-                [octets_of(serial) for serial in confirmed],
-                [(octets_of(one.serial), seconds_of(one.at), int(one.reason)) for one in revoked],
+                (transaction_id, seen.value, state.value, nonce, request, reply, give_back, uses),
+                [
+                    *((octets_of(serial), CertificateStatus.valid.value) for serial in confirmed),
+                    *((octets_of(serial), CertificateStatus.kept.value) for serial in kept),
+                ],
+                [
+                    (octets_of(one.serial), seconds_of(one.at), int(one.reason), one.outside, fitting(one.private))
+                    for one in revoked
+                ],
             )
         )
 
     async def _advance_all(self, calls: Sequence[_Advance]) -> Sequence[Exception | None]:
-        confirmed = [(n, serial) for n, call in enumerate(calls, 1) for serial in call.confirmed]
+        settled = [(n, *one) for n, call in enumerate(calls, 1) for one in call.settled]
         revoked = [(n, *one) for n, call in enumerate(calls, 1) for one in call.revoked]
-        parameters = (*_columns([call.row for call in calls], 8), *_columns(confirmed, 2), *_columns(revoked, 4))
+        parameters = (*_columns([call.row for call in calls], 8), *_columns(settled, 3), *_columns(revoked, 6))
         rows = await self._connections.commit(lambda connection, again: connection.fetch(_ADVANCE, again, *parameters))
         moved = {row[0] for row in rows}
         return [None if n in moved else TransactionMoved() for n in range(1, len(calls) + 1)]

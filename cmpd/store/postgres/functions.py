@@ -80,7 +80,7 @@ CREATE FUNCTION cmpd_issue_1(
     t_same_key boolean[],
     c_of bigint[], c_serial bytea[], c_status text[], c_issuer text[], c_profile text[], c_issued_at bigint[],
     c_not_after bigint[], c_transaction_id bytea[], c_cert_req_id bigint[], c_revoked_at bigint[], c_reason bigint[],
-    c_spki bytea[], c_der bytea[], c_seat text[],
+    c_spki bytea[], c_der bytea[], c_seat text[], c_ticket text[],
     c_new_key boolean[], c_alone boolean[], c_per_seat bigint[], c_per_day bigint[], c_updates bytea[],
     c_mates bigint[]
 ) RETURNS TABLE (r_outcome text, r_in_the_way bytea, r_until bigint, r_seat text) LANGUAGE plpgsql AS $$
@@ -161,16 +161,16 @@ BEGIN
         IF r_outcome IS NULL THEN
             INSERT INTO certificate (
                 serial, status, issuer, profile, issued_at, not_after, transaction_id, cert_req_id, revoked_at, reason,
-                spki_sha256, der, seat
+                spki_sha256, der, seat, ticket
             )
             SELECT y.serial, y.status, y.issuer, y.profile, y.issued_at, y.not_after, y.transaction_id, y.cert_req_id,
-                   y.revoked_at, y.reason, y.spki, y.der, y.seat
+                   y.revoked_at, y.reason, y.spki, y.der, y.seat, y.ticket
               FROM unnest(
                   c_of, c_serial, c_status, c_issuer, c_profile, c_issued_at, c_not_after, c_transaction_id,
-                  c_cert_req_id, c_revoked_at, c_reason, c_spki, c_der, c_seat
+                  c_cert_req_id, c_revoked_at, c_reason, c_spki, c_der, c_seat, c_ticket
               ) WITH ORDINALITY AS y (
                   of_n, serial, status, issuer, profile, issued_at, not_after, transaction_id, cert_req_id, revoked_at,
-                  reason, spki, der, seat, m
+                  reason, spki, der, seat, ticket, m
               )
              WHERE y.of_n = t.n ORDER BY y.m;
             IF t.number > 0 THEN

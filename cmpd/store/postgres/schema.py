@@ -59,18 +59,31 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             reason bigint,
             spki_sha256 bytea,                -- SHA-256 of the SubjectPublicKeyInfo
             der bytea NOT NULL,
-            seat text
+            seat text,
+            -- what there is of a certificate that was ordered; nothing of it in those of a local issuer
+            ticket text COLLATE "C",
+            outside_state text,
+            outside_due bigint,
+            outside_attempts bigint,
+            outside_ticket text,
+            outside_private text
         )
         """,
         "CREATE INDEX revoked_certificate ON certificate (issuer, not_after) WHERE status = 'revoked'",
         # eight octets tell keys apart as well as 32 and make an index a third of the size
         "CREATE INDEX key_of_certificate ON certificate (substr(spki_sha256, 1, 8)) WHERE spki_sha256 IS NOT NULL",
         "CREATE INDEX seat_of_certificate ON certificate (profile, seat) WHERE seat IS NOT NULL",
+        "CREATE INDEX certificate_of_ticket ON certificate (issuer, ticket) WHERE ticket IS NOT NULL",
+        """
+        CREATE INDEX outside_revocation ON certificate (issuer, outside_due)
+            WHERE outside_state IN ('due', 'asked')
+        """,
         """
         CREATE TABLE issuer (
             name text PRIMARY KEY,
             revocations bigint NOT NULL DEFAULT 0,
-            crl_number bigint NOT NULL DEFAULT 0
+            crl_number bigint NOT NULL DEFAULT 0,
+            looked bigint
         )
         """,
         """
@@ -175,9 +188,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             fail_info text NOT NULL,
             private text NOT NULL,
             chain bytea NOT NULL,             -- SHA-256 of each CA certificate, 32 octets each
-            approved text NOT NULL            -- JSON
+            approved text NOT NULL,           -- JSON
+            note text NOT NULL DEFAULT '',
+            step bigint NOT NULL DEFAULT 0
         )
         """,
+        "CREATE INDEX uncollected_order ON cert_order (issuer, updated) WHERE collected = 0 AND state = 'issued'",
         """
         CREATE INDEX order_of_transaction ON cert_order (transaction_row, cert_req_id)
             WHERE transaction_row IS NOT NULL

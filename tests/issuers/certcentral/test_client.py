@@ -499,11 +499,11 @@ async def test_downloads_and_revocation(
     info = await client.order_info(done.order_id)
     assert (await client.order_info(info.serial_number)).order_id == done.order_id
     standard = world.client(connector, key=central.key("orders"))
-    asked = await standard.revoke(done.certificate_id, reason="superseded", comments="rejected by the client")
+    asked = await standard.revoke(done.certificate_id, word="superseded", comments="rejected by the client")
     await standard.close()
     assert isinstance(asked, Done)
     assert asked.asked
-    assert await client.revoke(info.serial_number, reason="keyCompromise") == Done()
+    assert await client.revoke(info.serial_number, word="key_compromise") == Done()
     assert (await client.order_info(done.order_id)).standing is Standing.ended
 
 

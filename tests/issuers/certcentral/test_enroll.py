@@ -9,12 +9,13 @@ import pytest
 
 from cmpd.asn1 import BodyType, PKIStatus, der, oids
 from cmpd.enrollment import waiting
-from cmpd.exchange import OrderState
+from cmpd.exchange import CertificateStatus, OrderState, OutsideState
 from cmpd.issuers.certcentral import CertCentralIssuer
 from cmpd.issuers.local import LocalIssuer
 from cmpd.ordering import OrderDesk
 from cmpd.ports import IssuerUnavailable
 from cmpd.profile import Profile
+from cmpd.revoking import RevocationDesk
 from tests.certcentral import CertCentral
 from tests.ee import EE, Answer, extension, new_key
 from tests.world import World
@@ -201,3 +202,58 @@ async def test_random_faults(world: World, central: CertCentral, issuer: CertCen
     assert len(stamps) == len(central.ledger.orders())
     assert {one.state for one in orders} <= {OrderState.issued, OrderState.held, OrderState.intended, OrderState.failed}
     assert sum(one.state is OrderState.issued for one in orders) >= 12
+
+
+async def look_over(world: World, central: CertCentral, issuer: CertCentralIssuer, **passed: float) -> None:
+    """Let time pass on both sides, and the other desk do what is due then."""
+    central.advance(timedelta(**passed))
+    world.clock.tick(**passed)
+    await RevocationDesk(world.store, {"local": issuer}, world.clock).once("local")
+
+
+async def test_a_rejected_certificate_is_revoked_there(
+    world: World, central: CertCentral, issuer: CertCentralIssuer
+) -> None:
+    """Its client rejects it, and CertCentral revokes it, though the first answer is lost."""
+    ee = await world.code(profile="mail")
+    answer = await ask(world, ee)
+    await work(world, central)
+    final = await poll(world, ee, answer)
+    done = await world.send(ee, ee.cert_conf(final, hash_name="sha256", status=PKIStatus.rejection), profile="mail")
+    assert done.type is BodyType.pkiconf
+    central.faults.add("commit_then_drop", endpoint="revoke")
+    with pytest.raises(IssuerUnavailable):
+        await look_over(world, central, issuer)
+    await look_over(world, central, issuer, hours=1)
+    (one,) = await world.store.certificates(9)
+    (entry,) = central.ledger.orders()
+    assert central.order(entry.order_id).status == "revoked"
+    assert one.outside is not None
+    assert (one.status, one.outside.state) == (CertificateStatus.revoked, OutsideState.done)
+    assert len(central.journal.calls(endpoint="revoke")) == 1
+
+
+async def test_what_is_revoked_there_renews_nothing_here(
+    world: World, central: CertCentral, issuer: CertCentralIssuer
+) -> None:
+    """Found at the nightly look, with one call for what has changed and one for the order."""
+    ee, key = await world.code(profile="mail"), new_key("rsa-2048")
+    answer = await ask(world, ee, key=key)
+    await work(world, central)
+    final = await poll(world, ee, answer)
+    await world.send(ee, ee.cert_conf(final, hash_name="sha256"), profile="mail")
+    await look_over(world, central, issuer)
+    (entry,) = central.ledger.orders()
+    central.revoke(entry.order_id)
+    await look_over(world, central, issuer, hours=12)
+    (one,) = await world.store.certificates(9)
+    assert one.status is CertificateStatus.valid
+    central.journal.clear()
+    await look_over(world, central, issuer, hours=12)
+    assert len(central.journal.calls()) == 2
+    (one,) = await world.store.certificates(9)
+    assert (one.status, one.outside) == (CertificateStatus.revoked, None)
+    holder = EE.with_certificate(key, final.certificate_der(), now=world.clock())
+    refused = await world.send(holder, holder.kur(new_key("rsa-2048")), profile="mail")
+    assert refused.fail_info == "certRevoked", refused.text
+    assert len(central.ledger.orders()) == 1
