@@ -281,6 +281,8 @@ def status(case: Case) -> Iterator[Violation]:
                 allowed.add("valid")
             if "reject" in sent or case.history.terms[row.profile].expires:
                 allowed.add("revoked")
+            if case.history.terms[row.profile].ordered:  # nobody has come for it
+                allowed |= {"kept", "revoked"}
         if any(ended < UNKNOWN for _, ended in revoked):
             allowed = {"revoked"}
         elif revoked:
