@@ -6,7 +6,7 @@ beside the daemon.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -195,3 +195,9 @@ async def open_store(
     from cmpd.store.sqlite import SQLiteStore  # noqa: PLC0415  only the chosen store's driver is loaded
 
     return await SQLiteStore.open(base / rest[3:], key, refusals=refusals)
+
+
+async def migrate_store(url: str, *, base: Path, key: bytes, database: Database = _DEFAULT) -> None:
+    """Bring a store up to date, or make it, whatever `database.migrate` says; raises as `open_store` does."""
+    store = await open_store(url, base=base, key=key, database=replace(database, migrate=True))
+    await store.close()

@@ -11,14 +11,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cmpd.store import Database, StoreRefused, open_store
+from cmpd.store import Database, StoreRefused, migrate_store, open_store
 from cmpd.store.postgres import PostgresStore, schema
 from cmpd.store.schema import open_database
 from cmpd.store.sealing import Sealing
 from tests import postgres
 from tests.contract.orders import OrderContract
 from tests.contract.outside import OutsideContract
-from tests.contract.store import KEY, StoreContract, issue, make_code, transaction
+from tests.contract.store import KEY, StoreContract, issue, make_code, refusal, transaction
 from tests.ee import new_key
 from tests.interop.openssl import key_pem
 from tests.world import certificate as certificate_of
@@ -106,7 +106,8 @@ async def test_an_older_schema_is_migrated_or_refused(url: str, monkeypatch: pyt
     await (await PostgresStore.open(url, KEY, database=Database(migrate=False))).close()
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE later (x bigint)",)))
     await refused(url, "has schema 1, and this cmpd needs 2", migrate=False)
-    store = await PostgresStore.open(url, KEY, database=Database())
+    await migrate_store(url, base=Path("/"), key=KEY, database=Database(migrate=False))
+    store = await PostgresStore.open(url, KEY, database=Database(migrate=False))
     assert await store.transaction(new.transaction_id) == new
     await store.close()
     assert postgres.query(url, "SELECT count(*) FROM later") == [(0,)]
@@ -206,6 +207,30 @@ async def test_a_role_with_a_password_and_no_rights_but_on_its_own_database(
         with pytest.raises(StoreRefused, match="password") as refusal:
             await PostgresStore.open(url, KEY, database=Database(password=password))
         assert "wrong-one" not in str(refusal.value)
+
+
+async def test_a_role_that_may_not_change_tables(guarded: postgres.Server) -> None:
+    """The owner migrates; the daemon has what README gives it."""
+    guarded.query("CREATE DATABASE shared")
+    owners = guarded.url().removesuffix("postgres") + "shared"
+    url = f"postgresql://cmpd@127.0.0.1:{guarded.port}/shared"
+    database = Database(password="hunter2", migrate=False)
+    with pytest.raises(StoreRefused, match="cmpd store migrate"):
+        await PostgresStore.open(url, KEY, database=database)
+    with pytest.raises(StoreRefused, match="GRANT CREATE"):
+        await migrate_store(url, base=Path("/"), key=KEY, database=database)
+    await migrate_store(owners, base=Path("/"), key=KEY)
+    with pytest.raises(StoreRefused, match="not this role's"):
+        await PostgresStore.open(url, KEY, database=database)
+    postgres.query(owners, "GRANT USAGE ON SCHEMA public TO cmpd")
+    postgres.query(owners, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO cmpd")
+    store = await PostgresStore.open(url, KEY, database=database)
+    code = await make_code(store)
+    new, one = await issue(store, code.id)
+    assert await store.certificates_of(new.transaction_id) == (one,)
+    await store.refusal(refusal())
+    await store.ready()
+    await store.close()
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from greenlet import getcurrent, greenlet
 
 from cmpd.ports import StoreUnavailable
 from cmpd.store import Database, StoreRefused
-from cmpd.store.group_commit import GROUP_SIZE, Row
+from cmpd.store.group_commit import GATHER_SECONDS, GATHER_TURNS, GROUP_SIZE, Row
 from cmpd.store.operators import Contested
 from cmpd.store.postgres.dialect import postgres_of
 from cmpd.store.url import read_server_url
@@ -40,8 +40,6 @@ CONNECT_SECONDS = 5.0
 """How long a connection may take to be made, where the URL has no connect_timeout."""
 CONFLICTS = 10
 """How often what other nodes have got in the way of is tried again."""
-GATHER_TURNS = 2
-"""A statement is sent when so many turns of the event loop have passed; who comes meanwhile is on it."""
 GRACE_SECONDS = 1.0
 """How much longer than the server itself the client waits for the end of a statement."""
 
@@ -322,8 +320,7 @@ class Together(Generic[C, R]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                for _ in range(GATHER_TURNS):
-                    await asyncio.sleep(0)
+                await self._gather()
                 group, self._waiting = self._waiting[:GROUP_SIZE], self._waiting[GROUP_SIZE:]
                 group = [one for one in group if not one[1].done()]
                 try:
@@ -342,6 +339,15 @@ class Together(Generic[C, R]):
                         _settle(future, outcome)
         finally:
             self._task = None
+
+    async def _gather(self) -> None:
+        """Return when some turns of the loop have brought nobody new: then there is nothing better to do."""
+        deadline = monotonic() + GATHER_SECONDS
+        gathered = turns = 0
+        while turns < GATHER_TURNS and len(self._waiting) < GROUP_SIZE and monotonic() < deadline:
+            await asyncio.sleep(0)
+            turns = turns + 1 if len(self._waiting) == gathered else 0
+            gathered = len(self._waiting)
 
     async def _one_by_one(self, group: Sequence[tuple[C, asyncio.Future[R]]], error: Exception) -> None:
         for call, future in group:
