@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from bench import floor
+from bench import floor, ordering
 from bench.end_entity import MacCredential, Operation, want
 from bench.load import LoadProcess, Measured, Work, ruler
 from bench.report import ROWS, Report, Row, as_json, environment, markdown, warnings
@@ -38,7 +38,7 @@ QUICK = 300
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [row.name for row in ROWS]
+    names = [*(row.name for row in ROWS), *ordering.ROWS]
     parser.add_argument("--rows", default=",".join(names), help=f"of {','.join(names)}")
     parser.add_argument("--transactions", type=int, default=3000, help="a row and round (default 3000)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -65,6 +65,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--transactions, --rounds and --clients must be at least 1")
     if options.quick:
         options.transactions, options.rounds = min(options.transactions, QUICK), 1
+    options.ordering = [name for name in ordering.ROWS if name in chosen]
     options.rows = [row for row in ROWS if row.name in chosen]
     # what is compared with each other runs one after the other: pbm, smime and connections
     options.rows.sort(key=lambda row: (row.operation, row.kind, row.implicit))
@@ -142,6 +143,12 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Rows and floor by turns, so that both see the machine in the same moods."""
     report = Report(environment(folder, file_system(folder)), options.transactions, options.clients)
     report.loads.append(os.getloadavg()[0])
+    size = ordering.QUICK if options.quick else ordering.Size()
+    for name in options.ordering:
+        report.ordering += ordering.ROWS[name](folder, size, say)
+        report.rulers.append(ruler())
+    if not options.rows:
+        return report
     with (
         stores(options.store, folder) as new_store,
         Daemon(folder / "server", store=new_store()) as daemon,
@@ -211,6 +218,8 @@ def measure_memory(options: argparse.Namespace, folder: Path, transactions: int)
 
 def profile(options: argparse.Namespace, folder: Path) -> None:
     """Each row against a fresh daemon under cProfile; its own time inflates Python calls, so only the order counts."""
+    for name in options.ordering:
+        ordering.ROWS[name](folder, ordering.Size(), say, profile=True)
     for row in options.rows:
         with (
             stores(options.store, folder / row.name) as new_store,

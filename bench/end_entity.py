@@ -33,6 +33,8 @@ _GENERAL_INFO_IMPLICIT_CONFIRM = der.explicit(8, der.sequence(der.sequence(der.o
 _PVNO_2 = der.integer(2)
 _CERT_REQ_ID_0 = der.integer(0)
 _ACCEPTED = der.sequence(der.integer(0))
+_WAITING = 3
+"""PKIStatus (RFC 9810 §5.2.3)."""
 _LIMITS = Limits()
 _ANSWER = {BodyType.ir: BodyType.ip, BodyType.kur: BodyType.kup}
 
@@ -307,6 +309,19 @@ def want(*, ready: bool, person: bool = False) -> Wanted:
     return wanted
 
 
+def mailbox(*, ready: bool = False) -> Wanted:
+    """The same for a mailbox that no other request has, as a public CA certifies one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    address = f"ada.{os.getpid()}.{next(_numbers)}@example.com"
+    names = der.sequence(der.tlv(0x81, address.encode()))
+    extension = der.sequence(der.oid("2.5.29.17"), der.octet_string(names))
+    wanted = Wanted(key, (_rdn("2.5.4.3", der.utf8_string(address)),), spki, (extension,))
+    if ready:
+        wanted.body = request_body(BodyType.ir, wanted)
+    return wanted
+
+
 def request_body(operation: BodyType, wanted: Wanted, old: SignatureCredential | None = None) -> bytes:
     """The body of an ir or kur: CertTemplate with all that is wanted, POP by signature, oldCertID in a kur."""
     subject = old.sender if old is not None else der.sequence(*wanted.rdns)
@@ -428,6 +443,34 @@ class Operation:
         self.confirmed = _IMPLICIT_CONFIRM in granted
         if self.confirmed is not self._implicit:
             raise AnswerError("implicitConfirm was granted unasked, or not granted")
+
+    def is_waiting(self, answer: bytes) -> bool:
+        """Whether the answer says that the certificate is waited for (RFC 9483 §4.4); nothing else is checked."""
+        message = asn1.decode(answer, _LIMITS)
+        if message.body_type is not _ANSWER[self._operation]:
+            return False
+        return all(
+            each.status.status == _WAITING for each in asn1.decode_body(message.body_type, message.body_der).response
+        )
+
+    def waits(self, answer: bytes) -> None:
+        """Check that the certificate is waited for. Raises `AnswerError`."""
+        expected = _ANSWER[self._operation]
+        message = self._checked(answer, expected)
+        statuses = [each.status.status for each in asn1.decode_body(expected, message.body_der).response]
+        if statuses != [_WAITING]:
+            raise AnswerError(f"PKIStatus {statuses}, not waiting")
+
+    def poll(self) -> bytes:
+        """The pollReq (RFC 9483 §4.4)."""
+        return self._message(der.explicit(BodyType.pollReq, der.sequence(der.sequence(_CERT_REQ_ID_0))))
+
+    def polled(self, answer: bytes) -> None:
+        """Check that it is to be waited for still. Raises `AnswerError`."""
+        message = self._checked(answer, BodyType.pollRep)
+        found = asn1.decode_body(BodyType.pollRep, message.body_der)
+        if len(found) != 1 or found[0].certReqId != 0 or found[0].checkAfter < 1:
+            raise AnswerError("the pollRep is for another certReqId, or does not say when to ask again")
 
     def confirmation(self) -> bytes:
         """The certConf, its certHash by the hash of the certificate's signature, ECDSA with SHA-256."""

@@ -85,6 +85,26 @@ ROWS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the tables of certificates on order."""
+
+    text: str
+    value: float
+    unit: str
+    most: float | None = None
+    least: float | None = None
+    column: str = "measured"
+    """What was measured beside others of the same text."""
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is not what the project has set itself."""
+        return (self.most is not None and self.value > self.most) or (
+            self.least is not None and self.value < self.least
+        )
+
+
 @dataclass(slots=True)
 class Report:
     """Everything measured: by name of the row, one entry a round."""
@@ -102,6 +122,7 @@ class Report:
     decode_octets: int = 0
     memory: tuple[int, int, int] | None = None
     """Resident octets at the start, at the end, and after how many transactions."""
+    ordering: list[Figure] = field(default_factory=list)
 
     def cpu(self, name: str) -> list[float]:
         return [measured.cpu for measured in self.rows[name]]
@@ -211,6 +232,29 @@ def _over(value: float, most: float | None) -> str:
     return "" if most is None or value <= most else " (over)"
 
 
+def _measured(value: float, unit: str) -> str:
+    shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
+    return f"{shown} {unit}".rstrip()
+
+
+def _ordering(figures: Sequence[Figure]) -> str:
+    """A table of certificates on order; what is before the colon is the same in all texts, and stands above them."""
+    columns = list(dict.fromkeys(one.column for one in figures))
+    head, rows = "", []
+    for text in dict.fromkeys(one.text for one in figures):
+        found = {one.column: one for one in figures if one.text == text}
+        first = next(iter(found.values()))
+        bound = f"at most {_measured(first.most, first.unit)}" if first.most is not None else ""
+        bound = bound if first.least is None else f"at least {_measured(first.least, first.unit)}"
+        head, _, shown = text.partition(": ")
+        rows.append([shown, bound, *(_figure(found.get(column)) for column in columns)])
+    return _table([head, "wanted", *columns], rows)
+
+
+def _figure(one: Figure | None) -> str:
+    return "" if one is None else f"{_measured(one.value, one.unit)}{' (missed)' if one.missed else ''}"
+
+
 def _results(report: Report) -> list[list[str]]:
     lines = []
     for row in ROWS:
@@ -260,6 +304,21 @@ def _results(report: Report) -> list[list[str]]:
 
 def markdown(report: Report) -> str:
     """The tables, readable on a terminal as well."""
+    heads = dict.fromkeys(one.text.partition(": ")[0] for one in report.ordering)
+    sections = [_ordering([one for one in report.ordering if one.text.startswith(f"{head}: ")]) for head in heads]
+    if report.rows:
+        sections += _transactions(report)
+    sections.append("\n".join(f"- {name}: {value}" for name, value in report.environment.items() if name != "folder"))
+    if report.rulers:
+        sections[-1] += (
+            f"\n- speed of the machine meanwhile: 500 chained SHA-256 in {min(report.rulers) * 1e6:.0f} to "
+            f"{max(report.rulers) * 1e6:.0f} µs"
+        )
+    return "\n\n".join(sections)
+
+
+def _transactions(report: Report) -> list[str]:
+    """What transactions cost, and the floor."""
     rounds = max((len(each) for each in report.rows.values()), default=0)
     head = ["server CPU per transaction", "at most", "median", "lowest", "floor: parts", "ratio"]
     head += ["floor: bare server", "ratio", "ratio at most"]
@@ -275,13 +334,7 @@ def markdown(report: Report) -> str:
     columns = {row.name: report.floors[row.name] for row in ROWS if row.unit == "ms" and row.name in report.floors}
     if columns:
         sections.append(_floor_table(columns))
-    sections.append("\n".join(f"- {name}: {value}" for name, value in report.environment.items() if name != "folder"))
-    if report.rulers:
-        sections[-1] += (
-            f"\n- speed of the machine meanwhile: 500 chained SHA-256 in {min(report.rulers) * 1e6:.0f} to "
-            f"{max(report.rulers) * 1e6:.0f} µs"
-        )
-    return "\n\n".join(sections)
+    return sections
 
 
 def _floor_table(columns: dict[str, list[list[Part]]]) -> str:
@@ -328,6 +381,17 @@ def as_json(report: Report) -> dict[str, Any]:
             for row in ROWS
             if row.name in report.rows
         },
+        "ordering": [
+            {
+                "text": one.text,
+                "column": one.column,
+                "value": one.value,
+                "unit": one.unit,
+                "most": one.most,
+                "least": one.least,
+            }
+            for one in report.ordering
+        ],
         "decode": report.decode,
         "memory": None
         if report.memory is None

@@ -8,12 +8,17 @@
 
 An order is kept before the issuer hears of it, and each step before the next one is taken. What was sent and never
 answered is looked for at the issuer, and not sent again: there is one order for each that was kept, whatever happens.
+
+For each issuer two tasks work side by side, so that thousands of orders to look at do not keep new ones waiting: one
+places, one sees to what has been placed. A submission that takes long keeps nobody waiting but its own place.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -40,8 +45,14 @@ BATCH = 500
 """Orders that are taken up at a time."""
 IDLE_SECONDS = 5.0
 """How often the store is asked for orders that are due, when nobody has said that there are some."""
-AT_ONCE = 8
-"""Orders that are submitted to one issuer side by side."""
+AT_ONCE = 32
+"""Orders that are submitted to one issuer side by side: ten a second, if each takes three seconds."""
+LOOKS = 25
+"""Orders that are looked at one by one before there is a look at what else is due."""
+HELD = 8
+"""Requests that are held open at a time, for orders that are perhaps settled at once."""
+QUICK_SECONDS = 1.0
+"""After a submission that took longer no request is held open, until one has been as quick again."""
 OVERLAP = timedelta(minutes=2)
 """By so much more than the time since the last look changes are asked for: clocks differ, and answers take time."""
 FIRST_LOOK = timedelta(days=1)
@@ -60,6 +71,29 @@ def _ignore(issuer: str, outcome: str) -> None:
 
 
 @dataclass(slots=True)
+class _Waiter:
+    """A request that is held open."""
+
+    left: int
+    """Orders of it that have not been answered yet."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is being submitted to one issuer."""
+
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """There is something to do at once."""
+    queue: deque[Order] = field(default_factory=deque)
+    """Read from the store, and not begun."""
+    running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """By stamp."""
+    quick: bool = True
+    """The last submission was, or there was none."""
+
+
+@dataclass(slots=True)
 class OrderDesk:
     """Takes orders to their issuers and sees to them until they are settled. One for a process."""
 
@@ -67,55 +101,69 @@ class OrderDesk:
     issuers: Mapping[str, Ordering]
     clock: Clock
     observe: Observe = _ignore
-    _news: dict[str, asyncio.Event] = field(default_factory=dict)
-    """By issuer: there is something to do at once."""
-    _waiting: dict[bytes, asyncio.Event] = field(default_factory=dict)
-    """By transactionID: somebody waits for its orders to settle."""
+    _places: dict[str, _Place] = field(default_factory=dict)
+    """By issuer."""
+    _waiting: dict[bytes, _Waiter] = field(default_factory=dict)
+    """By transactionID: somebody waits for its orders to be answered."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _failures: dict[str, int] = field(default_factory=dict)
+    _failures: dict[tuple[str, bool], int] = field(default_factory=dict)
+    """In a row, of an issuer: at placing, and at seeing to what has been placed."""
     _polled: dict[str, datetime] = field(default_factory=dict)
     """By issuer: when it was asked last which orders have changed."""
 
     def start(self) -> None:
-        """Begin to work, one task for each issuer."""
+        """Begin to work, two tasks for each issuer."""
+        loop = asyncio.get_running_loop()
         for name in self.issuers:
-            self._news[name] = asyncio.Event()
-            self._tasks.append(asyncio.get_running_loop().create_task(self._work(name)))
+            self._tasks.append(loop.create_task(self._work(name, self._submit_due, self._at(name).news)))
+            self._tasks.append(loop.create_task(self._work(name, self._see_to, asyncio.Event())))
 
     async def stop(self) -> None:
         """Stop working; an order that is being submitted is found as such at the next start, and looked for."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *(task for place in self._places.values() for task in place.running.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        self._places.clear()
 
     def nudge(self, issuer: str) -> None:
         """There are new orders."""
-        if issuer in self._news:
-            self._news[issuer].set()
+        self._at(issuer).news.set()
 
-    async def settled(self, transaction_id: bytes, seconds: float) -> None:
-        """Return when an order of a transaction has been settled, or after `seconds`."""
-        event = self._waiting.setdefault(transaction_id, asyncio.Event())
+    async def settled(self, issuer: str, transaction_id: bytes, orders: int, seconds: float) -> None:
+        """Return when the orders of a transaction have been submitted and answered, or after `seconds`.
+
+        At once when the issuer was not quick of late, or as many wait as may: a request is held open only where its
+        certificate is likely to come of it.
+        """
+        place = self._at(issuer)
+        if not place.quick or len(self._waiting) >= HELD:
+            return
+        waiter = self._waiting.setdefault(transaction_id, _Waiter(orders))
         try:
             async with asyncio.timeout(seconds):
-                await event.wait()
+                await waiter.over.wait()
         except TimeoutError:
-            pass
+            place.quick = False
         finally:
             self._waiting.pop(transaction_id, None)
 
-    async def _work(self, name: str) -> None:
+    def _at(self, issuer: str) -> _Place:
+        return self._places.setdefault(issuer, _Place())
+
+    async def _work(self, name: str, job: Callable[[str], Awaitable[bool]], news: asyncio.Event) -> None:
+        which = (name, job == self._submit_due)
         while True:
             pause = IDLE_SECONDS
-            self._news[name].clear()
+            news.clear()
             try:
-                more = await self.once(name)
+                more = await job(name)
                 pause = 0.0 if more else IDLE_SECONDS
             except StoreUnavailable as error:
                 logger.warning("orders of %s: the store is not available: %s", name, error)
             except IssuerUnavailable as error:
-                pause = self._back_off(name)
+                pause = self._back_off(which)
                 self.observe(name, "unavailable")
                 logger.warning("orders of %s: %s; next attempt in %.0f s", name, error, pause)
                 await asyncio.sleep(pause)
@@ -123,43 +171,86 @@ class OrderDesk:
             except Exception:
                 logger.exception("orders of %s: an internal error occurred", name)
             else:
-                self._failures.pop(name, None)
+                if job != self._submit_due:  # which only begins what may fail
+                    self._failures.pop(which, None)
             if pause:
                 try:
                     async with asyncio.timeout(pause):
-                        await self._news[name].wait()
+                        await news.wait()
                 except TimeoutError:
                     pass
 
-    def _back_off(self, name: str) -> float:
+    def _back_off(self, which: tuple[str, bool]) -> float:
         """Twice as long after each failure, with jitter, so that nodes do not come back all at once."""
-        self._failures[name] = failures = self._failures.get(name, 0) + 1
+        self._failures[which] = failures = self._failures.get(which, 0) + 1
         return min(2.0 ** min(failures, 9), LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
 
     async def once(self, name: str) -> bool:
-        """Do what is due for one issuer; True when there may be more. Raises IssuerUnavailable, StoreUnavailable."""
+        """Do all that is due for one issuer, and wait for it; True when there may be more.
+
+        Raises IssuerUnavailable, StoreUnavailable.
+        """
+        more = await self._see_to(name)
+        place = self._at(name)
+        try:
+            while await self._submit_due(name) or place.running:
+                await asyncio.wait(place.running.values())
+        finally:
+            await asyncio.gather(*place.running.values(), return_exceptions=True)
+        return more
+
+    async def _submit_due(self, name: str) -> bool:
+        """Begin to submit what is due, as much at a time as may be; its end is news. Raises what ended one before.
+
+        Returns False: whoever waits for more waits for that news.
+        """
+        place, issuer, now = self._at(name), self.issuers[name], self.clock()
+        ended = [stamp for stamp, task in place.running.items() if task.done()]
+        faults = [fault for stamp in ended if (fault := place.running.pop(stamp).exception()) is not None]
+        if faults:
+            place.queue.clear()  # what is read anew after the pause is up to date
+            raise faults[0]
+        if ended:
+            self._failures.pop((name, True), None)
+        if not place.queue:
+            found = await self.store.orders_open(name, (OrderState.intended,), BATCH)
+            place.queue += (one for one in found if one.due <= now and one.stamp not in place.running)
+        while place.queue and len(place.running) < AT_ONCE:
+            order = place.queue.popleft()
+            task = asyncio.get_running_loop().create_task(self._carry(place, issuer, order))
+            place.running[order.stamp] = task
+            task.add_done_callback(lambda _: place.news.set())
+        return False
+
+    async def _carry(self, place: _Place, issuer: Ordering, order: Order) -> None:
+        """Submit one, and let go of the request that is held open for it, whatever has become of it."""
+        began = time.monotonic()
+        try:
+            await self._submit(issuer, order)
+        finally:
+            place.quick = time.monotonic() - began <= QUICK_SECONDS
+            waiter = self._waiting.get(order.transaction_id)
+            if waiter is not None:
+                waiter.left -= 1
+                if waiter.left <= 0:
+                    waiter.over.set()
+
+    async def _see_to(self, name: str) -> bool:
+        """See to what has been submitted, and ask what has changed; True when there may be more."""
         issuer, now = self.issuers[name], self.clock()
-        due = await self.store.orders_due(name, now, BATCH)
-        for order in due:
-            if order.state is OrderState.submitting:
+        astray = await self.store.orders_open(name, (OrderState.submitting, OrderState.unknown), BATCH)
+        lost = [one for one in astray if one.due <= now and one.state is OrderState.unknown]
+        for order in astray:
+            if order.due <= now and order.state is OrderState.submitting:
                 await self._move(order, OrderState.unknown, now, private="nobody came back from submitting it")
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def submit(order: Order) -> None:
-            async with gate:
-                await self._submit(issuer, order)
-
-        fresh = [one for one in due if one.state is OrderState.intended]
-        outcomes = await asyncio.gather(*map(submit, fresh), return_exceptions=True)
-        if lost := [one for one in due if one.state is OrderState.unknown]:
+        if lost:
             await self._reconcile(name, issuer, lost)
-        if overdue := [one for one in due if one.state is OrderState.ordered]:
-            await self._look(issuer, overdue)
+        due = await self.store.orders_due(name, now, BATCH)
+        overdue = [one for one in due if one.state is OrderState.ordered]
+        if overdue:
+            await self._look(issuer, overdue[:LOOKS])
         await self._poll(name, issuer)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return len(due) == BATCH
+        return len(overdue) > LOOKS
 
     async def _poll(self, name: str, issuer: Ordering) -> None:
         """Ask for all orders at once which have changed, and look at those."""
@@ -172,8 +263,8 @@ class OrderDesk:
             since = (now - FIRST_LOOK if before is None else before) - OVERLAP
             changed = await issuer.changes(since)
             stamps = [stamp for stamp, ticket in placed if changed is None or ticket.partition(":")[0] in changed]
-            for at in range(0, len(stamps), BATCH):
-                orders = [await self.store.order(stamp) for stamp in stamps[at : at + BATCH]]
+            for at in range(0, len(stamps), LOOKS):
+                orders = [await self.store.order(stamp) for stamp in stamps[at : at + LOOKS]]
                 await self._look(issuer, [one for one in orders if one is not None and one.state is OrderState.ordered])
         self._polled[name] = now
 
@@ -332,5 +423,3 @@ class OrderDesk:
             order.transaction_id.hex(),
             f": {asn1.printable(moved.private)}" if moved.private else "",
         )
-        if state in {OrderState.issued, OrderState.failed} and (event := self._waiting.get(order.transaction_id)):
-            event.set()

@@ -469,7 +469,7 @@ class OnOrder:
 class Ordering(Protocol):
     """An issuer that is paid, or takes its time: what it is asked is kept before it is asked, and asked once.
 
-    All are safe to call concurrently. `ordering.py` calls them; none is called while a request is held open for it.
+    All are safe to call concurrently. `ordering.py` calls them, beside the requests.
     """
 
     @property
@@ -587,6 +587,34 @@ class Closing(Protocol):
 
     async def close(self) -> None:
         """Let go of them."""
+
+
+DiagnosisLevel = Literal["ok", "note", "warning", "problem"]
+"""problem: something waits or is refused; warning: it soon will be, or may be; note: nothing has to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that was looked at, and how it was found; for the operator."""
+
+    about: str
+    """The name of a profile; empty for the issuer itself."""
+    check: str
+    """What was looked at, e.g. `API key`, `organization`."""
+    level: DiagnosisLevel
+    text: str
+    """What was found, and what to do; no secret."""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """An issuer that can find out what will keep it from issuing: `cmpd doctor`."""
+
+    async def examine(self, store: "Store | None", now: datetime, /) -> Sequence[Diagnosis]:
+        """Look at everything that it and the profiles it was told of need, and change nothing.
+
+        `store` is None where there is none, or it cannot be read. A look that fails is a diagnosis too.
+        """
 
 
 @runtime_checkable

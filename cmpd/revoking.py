@@ -44,7 +44,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 5.0, 3600.0
 """Between two attempts for one certificate, in seconds: twice as long each time."""
 UNAVAILABLE_SECONDS = 300.0
 """The longest pause for an issuer that cannot be reached."""
-CLAIM_SECONDS = 20.0
+CLAIM_SECONDS = 10.0
 """So long other processes leave a certificate alone that one has taken up, and that it may have died with."""
 UNCOLLECTED_SECONDS = 60.0
 """How often it is looked for certificates that nobody collects."""
@@ -59,6 +59,11 @@ Observe = Callable[[str, str], None]
 
 def _ignore(issuer: str, outcome: str) -> None:
     """Nobody counts."""
+
+
+def _always(_issuer: str) -> bool:
+    """There is no other process."""
+    return True
 
 
 class Fate(enum.StrEnum):
@@ -101,6 +106,8 @@ class RevocationDesk:
     """Those over there; others are passed over."""
     clock: Clock
     observe: Observe = _ignore
+    sees_to: Callable[[str], bool] = _always
+    """Whether this process works for an issuer, and not another one on the same store."""
     chance: Callable[[], float] = random.random
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -128,7 +135,7 @@ class RevocationDesk:
         while True:
             pause = IDLE_SECONDS
             try:
-                if await self.once(name):
+                if self.sees_to(name) and await self.once(name):
                     pause = 0.0
             except StoreUnavailable as error:
                 logger.warning("revocations at %s: the store is not available: %s", name, error)

@@ -27,6 +27,7 @@ from bench.end_entity import (
     Operation,
     SignatureCredential,
     derive,
+    mailbox,
     want,
 )
 from bench.load import LoadProcess, Measured, Work, cpu_seconds, median, percentile
@@ -80,6 +81,9 @@ class Service:
         self.grant_implicit_confirm = False
         self.extra_certs: tuple[bytes, ...] | None = None
         self.other_salt = False
+        self.waits = False
+        self.check_after = 5
+        self.polled_id = 0
 
     def certify(self, request: asn1.PKIMessage) -> tuple[BodyType, bytes]:
         wire = request.decode_body()[0]
@@ -95,6 +99,9 @@ class Service:
         extensions = [] if self.no_extensions else template.extensions or []
         self.issued = certificate(subject, public, "root", self.key, extensions)
         info = der.sequence(der.integer(self.status))
+        if self.waits:
+            response = der.sequence(der.integer(0), der.sequence(der.integer(3)))
+            return BodyType.ip, der.explicit(BodyType.ip, der.sequence(der.sequence(response)))
         response = der.sequence(der.integer(0), info, der.sequence(der.explicit(0, self.issued)))
         kind = BodyType(request.body_type + 1)
         return kind, der.explicit(self.body_type or kind, der.sequence(der.sequence(response)))
@@ -105,10 +112,16 @@ class Service:
         assert (status.certReqId, status.statusInfo.status, status.hashAlg) == (0, 0, None)
         return BodyType.pkiconf, der.explicit(self.body_type or BodyType.pkiconf, der.null())
 
+    def poll(self, request: asn1.PKIMessage) -> tuple[BodyType, bytes]:
+        assert [one.certReqId for one in request.decode_body()] == [0]
+        one = der.sequence(der.integer(self.polled_id), der.integer(self.check_after))
+        return BodyType.pollRep, der.explicit(BodyType.pollRep, der.sequence(one))
+
     def answer(self, octets: bytes) -> bytes:
         request = asn1.decode(octets, Limits())
         header = request.header
-        kind, body = self.confirm(request) if request.body_type is BodyType.certConf else self.certify(request)
+        answers = {BodyType.certConf: self.confirm, BodyType.pollReq: self.poll}
+        kind, body = answers.get(request.body_type, self.certify)(request)
         assert header.transactionID is not None
         assert header.senderNonce is not None
         assert request.protection is not None
@@ -361,11 +374,86 @@ def test_without_pbm_nothing_is_compared() -> None:
     assert "| +0.25 ms | 9.00 ms | 9.00 ms | | | | | |" in table
 
 
+def waiting(service: Service) -> Operation:
+    """An operation that has been told to wait."""
+    service.waits = True
+    asked = Operation(mac(), BodyType.ir, mailbox(ready=True), implicit=True)
+    answer = service.answer(asked.request())
+    assert asked.is_waiting(answer)
+    asked.waits(answer)
+    return asked
+
+
+def test_a_mailbox_that_is_waited_for(service: Service) -> None:
+    asked = waiting(service)
+    asked.polled(service.answer(asked.poll()))
+    asked.polled(service.answer(asked.poll()))
+
+
+def test_an_answer_that_does_not_say_to_wait(service: Service) -> None:
+    asked = Operation(mac(), BodyType.ir, mailbox(ready=True))
+    answer = service.answer(asked.request())
+    assert not asked.is_waiting(answer)
+    with pytest.raises(AnswerError, match="not waiting"):
+        asked.waits(answer)
+    asked.certified(answer)
+
+
+@pytest.mark.parametrize("change", [{"polled_id": 1}, {"check_after": 0}])
+def test_a_wrong_poll_rep(service: Service, change: dict[str, int]) -> None:
+    asked = waiting(service)
+    for name, value in change.items():
+        setattr(service, name, value)
+    with pytest.raises(AnswerError, match="the pollRep is for another"):
+        asked.polled(service.answer(asked.poll()))
+
+
+def test_a_poll_rep_with_a_wrong_mac(service: Service) -> None:
+    asked = waiting(service)
+    service.protection = lambda right: right[:-1] + bytes([right[-1] ^ 1])
+    with pytest.raises(AnswerError, match="MAC"):
+        asked.polled(service.answer(asked.poll()))
+
+
+def test_figures_that_are_missed_say_so() -> None:
+    found = report.Report({}, 1, 1)
+    found.ordering = [
+        report.Figure("open: polls", 3.0, "ms", most=2.0),
+        report.Figure("open: memory", 150.0, "MB", most=200.0),
+        report.Figure("open: beside", 7.5, "ms"),
+        report.Figure("new: placed", 199.0, "", least=200.0, column="quick"),
+        report.Figure("new: placed", 201.0, "", least=200.0, column="slow"),
+    ]
+    table = re.sub(r" +", " ", report.markdown(found))
+    assert "| open | wanted | measured |" in table
+    assert "| polls | at most 2 ms | 3 ms (missed) |" in table
+    assert "| memory | at most 200 MB | 150 MB |" in table
+    assert "| beside | | 7.50 ms |" in table
+    assert "| new | wanted | quick | slow |" in table
+    assert "| placed | at least 200 | 199 (missed) | 201 |" in table
+
+
+def test_a_short_run_with_certificates_on_order(tmp_path: Path) -> None:
+    """Daemon and simulator are real; every answer is checked by the client."""
+    options = ["--quick", "--rows", "open-orders,new-orders", "--dir", str(tmp_path), "--json"]
+    done = subprocess.run([sys.executable, "-m", "bench", *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(one["text"], one["column"]): one["value"] for one in json.loads(done.stdout)["ordering"]}
+    assert found["400 open orders: server CPU of a pollReq and its answer", "measured"] > 0
+    for column in ("the CA answers at once", "it takes 3 s"):
+        assert found["200 new orders a minute: API calls an order", column] >= 1
+        answered = found["200 new orders a minute: answers with the certificate", column]
+        assert (answered > 0) == (column != "it takes 3 s")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
     """All rows, every answer checked by the client; nothing is asserted about the time it takes."""
     started = time.time()
+    rows = ",".join(row.name for row in report.ROWS)
+    options = ["--quick", "--transactions", "16", "--rows", rows, "--dir", str(tmp_path), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--transactions", "16", "--dir", str(tmp_path), "--json"],
+        [sys.executable, "-m", "bench", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,

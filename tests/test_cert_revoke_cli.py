@@ -211,6 +211,12 @@ async def test_an_issuer_that_is_not_configured_any_more(run: Run, world: World)
     assert f"certificate {serial}: its issuer gone is not configured in {world.base}/cmpd.toml" in done.err
     assert (await run("revoke", serial, "--local", "--yes")).status == 0
     assert state(await kept(world, serial)) is OutsideState.left
+    due = await put(world, "gone")
+    await world.store.revoke(
+        Revocation(int(due, 16), RevocationReason.superseded, world.clock(), OutsideState.due, "rejected")
+    )
+    shown = (await run("show", due)).out
+    assert "outside        to be revoked at gone, which is not configured: nobody works on it; rejected" in shown
 
 
 async def test_local_of_our_own_ca_is_on_the_crl_all_the_same(run: Run, world: World) -> None:

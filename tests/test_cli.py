@@ -231,6 +231,7 @@ class TestConfig:
             ("ca", "chain"),
             ("cert", "list"),
             ("cert", "show", "1"),
+            ("cert", "revoke", "1", "--yes"),
             ("service-user", "add", "x", "--fingerprint", "0" * 64),
             ("service-user", "list"),
             ("service-user", "remove", "x", "--all"),
@@ -409,7 +410,7 @@ class TestCertificates:
     def test_serial_number_and_status_are_checked(self, run: Run, config: Path) -> None:
         assert run("cert", "show", "xyz", "--config", config).err.startswith("cmpd: xyz: not a serial number; ")
         assert run("cert", "list", "--status", "good", "--config", config).err == (
-            "cmpd: --status good: not a status; write unconfirmed, valid, revoked\n"
+            "cmpd: --status good: not a status; write unconfirmed, valid, kept, revoked\n"
         )
 
 

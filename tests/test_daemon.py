@@ -573,7 +573,7 @@ async def test_a_failing_sweep_is_reported_and_tried_again(
         failures = [StoreUnavailable("locked"), RuntimeError("a bug")]
         again = asyncio.Event()
 
-        async def expire(_now: object) -> tuple[()]:
+        async def expire(_now: object, **_: object) -> tuple[()]:
             if failures:
                 raise failures.pop(0)
             again.set()

@@ -402,6 +402,30 @@ async def test_it_works_by_itself(office: Office, monkeypatch: pytest.MonkeyPatc
     assert {"later", "done"} <= set(office.outcomes)
 
 
+async def test_it_leaves_to_others_what_they_see_to(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they do no more."""
+    monkeypatch.setattr(revoking, "IDLE_SECONDS", 0.01)
+    mine, asked = False, 0
+
+    def sees_to(issuer: str) -> bool:
+        nonlocal asked
+        assert issuer == "local"
+        asked += 1
+        return mine
+
+    office.desk.sees_to = sees_to
+    serial = await office.due()
+    office.desk.start()
+    async with asyncio.timeout(30):
+        while asked < 5:
+            await asyncio.sleep(0.01)
+        assert (office.ca.asked, office.ca.windows) == ([], [])
+        mine = True
+        while await office.state(serial) is not OutsideState.done:
+            await asyncio.sleep(0.01)
+    await office.desk.stop()
+
+
 async def test_our_own_ca_needs_no_desk(world: World) -> None:
     desk = RevocationDesk(world.store, {"local": world.issuer}, world.clock)
     desk.start()

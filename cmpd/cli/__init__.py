@@ -169,6 +169,24 @@ def check(context: typer.Context, config: Config = None, json: Json = False) -> 
 
 
 @app.command()
+def doctor(
+    context: typer.Context,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", metavar="NAME", help="Only this issuer and the profiles that use it.")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Examine issuers and their accounts, store and profiles: what is fine, and what will hold up certificates.
+
+    Nothing is changed. Exit status 1 when something is a problem.
+    """
+    from cmpd.cli import examination  # noqa: PLC0415  start-up time
+
+    examination.show(_chosen(context, config), issuer=issuer, json=json)
+
+
+@app.command()
 def reload(context: typer.Context, config: Config = None, json: Json = False) -> None:
     """Have the running daemon load its configuration anew, and say what came of it."""
     from cmpd.cli import running  # noqa: PLC0415  start-up time

@@ -78,16 +78,17 @@ def show(path: Path, *, serial: str, json: bool) -> None:
     """Print one certificate: what the store knows, then PEM."""
 
     async def read() -> IssuedCertificate:
-        async with store_of(Settings.load(path)) as store:
+        async with store_of(settings) as store:
             return await _find(store, serial)
 
     with faults():
+        settings = Settings.load(path)
         found = asyncio.run(read())
     pem = x509.load_der_x509_certificate(found.der).public_bytes(Encoding.PEM).decode()
     if json:
         write_json(public(found) | {"pem": pem})
         return
-    lines = public(found) | {"outside": _outside_text(found)}
+    lines = public(found) | {"outside": _outside_text(found, known=found.issuer in settings.issuers)}
     write(*(f"{key:<14} {plain(str(value))}" for key, value in lines.items() if value))
     write(pem.rstrip())
 
@@ -205,13 +206,13 @@ def status_text(certificate: IssuedCertificate) -> str:
     return f"{certificate.status.value}, {outside.state.value} at {plain(certificate.issuer)}"
 
 
-def _outside_text(certificate: IssuedCertificate) -> str:
+def _outside_text(certificate: IssuedCertificate, *, known: bool) -> str:
     outside = certificate.outside
     if outside is None:
         return ""
     text = f"{OUTSIDE[outside.state]} at {certificate.issuer}"
     if outside.state in {OutsideState.due, OutsideState.asked}:
-        text += f", next step {time_text(outside.due)}"
+        text += f", next step {time_text(outside.due)}" if known else ", which is not configured: nobody works on it"
     return f"{text}; {outside.private}" if outside.private else text
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,8 +24,13 @@ def write(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print a table for people: on a terminal by rich; into a pipe one line a row, tabs between the columns."""
+def write_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, styles: Mapping[str, str] | None = None
+) -> None:
+    """Print a table for people: on a terminal by rich; into a pipe one line a row, tabs between the columns.
+
+    `styles` has a rich style for cells by their whole text; in a pipe there is no colour.
+    """
     rows = list(rows)
     if not sys.stdout.isatty():
         write("\t".join(columns), *("\t".join(row) for row in rows))
@@ -41,7 +46,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, (styles or {}).get(cell, "")) for cell in row))
     Console().print(table)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cmpd.cli.certificates import public
+from cmpd.cli.certificates import public, status_text
 from cmpd.cli.operation import faults, store_of
 from cmpd.cli.output import OperatorError, plain, time_text, write, write_json, write_table
 from cmpd.exchange import IssuedCertificate, Seat
@@ -54,7 +54,7 @@ def show(path: Path, seat: str, *, profile: str, json: bool) -> None:
             (
                 f"{one.serial:x}",
                 plain(one.subject),
-                one.status.value,
+                status_text(one),
                 time_text(one.issued_at),
                 time_text(one.not_after),
             )

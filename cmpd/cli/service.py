@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,46 @@ def serve(path: Path) -> None:
         daemon.serve(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found of a configuration that can be loaded: one line each, which names file and key."""
+
+    loaded: daemon.Loaded
+    wrong: list[str]
+    """Profiles that nobody, or everybody, could use."""
+    unread: list[str]
+    """Why the database was not looked at; empty when it was, or there is none."""
+    issuers: dict[str, list[str]]
+    """By issuer, what it says that has to be seen to."""
+    soon: list[str]
+    """What else changes by itself."""
+    notices: list[str]
+    """What is allowed, and yet an operator should know it."""
+
+
+def look(path: Path) -> Look:
+    """Load everything as `serve` does, and look into the database, if there is one, at who can get in.
+
+    Raises SettingsError for what keeps it from being loaded.
+    """
+    loaded = daemon.check(path)
+    known, unread = asyncio.run(_surroundings(loaded))
+    wrong = [
+        f"{_file(loaded, profile)}: {fault}"
+        for profile in loaded.profiles.values()
+        for fault in access_faults(profile, known[profile.name])
+    ]
+    return Look(loaded, wrong, unread, _issuers_notices(loaded), _soon(loaded), _notices(loaded, known))
+
+
 def check(path: Path, *, json: bool) -> None:
-    """Load everything as `serve` does, and look into the database, if there is one, at who can get in."""
+    """Say whether it can be served, and what will be wrong with it soon."""
     with faults():
-        loaded = daemon.check(path)
-        known, unread = asyncio.run(_surroundings(loaded))
-        wrong = [
-            f"{_file(loaded, profile)}: {fault}"
-            for profile in loaded.profiles.values()
-            for fault in access_faults(profile, known[profile.name])
-        ]
-        if wrong:
-            raise OperatorError("\n".join(wrong))
-        soon, others = _soon(loaded), [*unread, *_notices(loaded, known)]
+        found = look(path)
+    if found.wrong:
+        raise OperatorError("\n".join(found.wrong))
+    loaded, others = found.loaded, [*found.unread, *found.notices]
+    soon = [notice for notices in (*found.issuers.values(), found.soon) for notice in notices]
     settings = loaded.settings
     if json:
         write_json(
@@ -86,7 +113,7 @@ async def _surroundings(loaded: daemon.Loaded) -> tuple[dict[str, Surroundings],
         # what `serve` makes will be empty
         return {name: replace(one, issued=False) for name, one in around.items()}, []
     try:
-        if path is not None and _schema_of(path) != len(MIGRATIONS):
+        if path is not None and not is_current(path):
             return around, [f"{path}: is of another version of cmpd; `cmpd serve` brings it up to date"]
         async with store_of(settings, migrate=False) as store:
             return {name: await _ask(store, loaded.profiles[name], one) for name, one in around.items()}, []
@@ -95,10 +122,10 @@ async def _surroundings(loaded: daemon.Loaded) -> tuple[dict[str, Surroundings],
         return around, [f"{where}: cannot be read now ({error}); what is in it was not looked at"]
 
 
-def _schema_of(path: Path) -> int:
-    """The version of a database's schema, read from its header without opening it (SQLite file format §1.3.17)."""
+def is_current(path: Path) -> bool:
+    """Whether a database is of this version, by its header without opening it (SQLite file format §1.3.17)."""
     with path.open("rb") as file:
-        return int.from_bytes(file.read(64)[60:])
+        return int.from_bytes(file.read(64)[60:]) == len(MIGRATIONS)
 
 
 async def _ask(store: AdminStore, profile: Profile, around: Surroundings) -> Surroundings:
@@ -119,14 +146,16 @@ async def _ask(store: AdminStore, profile: Profile, around: Surroundings) -> Sur
     )
 
 
+def _issuers_notices(loaded: daemon.Loaded) -> dict[str, list[str]]:
+    """What issuers say of their own certificates and secrets."""
+    asked = {name: getattr(loaded.issuers[name], "notices", None) for name in sorted(loaded.issuers)}
+    return {name: [] if notices is None else notices(now()) for name, notices in asked.items()}
+
+
 def _soon(loaded: daemon.Loaded) -> list[str]:
     """What changes by itself: certificates that end, rules of public trust; and URLs that are local."""
     moment = now()
-    found: list[str] = []
-    for name in sorted(loaded.issuers):
-        notices = getattr(loaded.issuers[name], "notices", None)
-        found += [] if notices is None else notices(moment)
-    found += daemon.tls_notices(loaded, moment)
+    found = daemon.tls_notices(loaded, moment)
     for profile in loaded.profiles.values():
         if profile.public_trust is not None:
             path = _file(loaded, profile)

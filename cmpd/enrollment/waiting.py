@@ -16,7 +16,7 @@ from cmpd.ports import Conditions, OrderStore, TransactionMoved, Unmet
 from cmpd.protection import MacCredential
 
 PROMPT_SECONDS = 2.0
-"""How long a request is held open for an issuer that answers at once; then the EE is told to wait."""
+"""How long a request is held open at most for an issuer that answers at once; then the EE is told to wait."""
 _STAMP_OCTETS = 12
 
 
@@ -42,9 +42,10 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
             raise refusal(unmet, operation.realm.conditions) from unmet
     operation.exchange.outcome = "waiting"
     operation.exchange.seat = ",".join(one.approved.seat for one in orders if one.approved.seat)
-    for issuer in {one.issuer for one in orders}:
+    if not before:
+        issuer = operation.realm.profile.issuer
         desk.nudge(issuer)
-    await desk.settled(operation.received.transaction_id, PROMPT_SECONDS)
+        await desk.settled(issuer, operation.received.transaction_id, len(orders), PROMPT_SECONDS)
     kept = await store.orders_of(operation.received.transaction_id)
     late = (desk.clock() - operation.now).total_seconds() > 1.25 * PROMPT_SECONDS
     if late or any(one.state in OPEN_ORDERS for one in kept):

@@ -588,6 +588,14 @@ def account_info(call: Call) -> Reply:
     return Reply(json=answers.account_info(call.central.account))
 
 
+def balance(call: Call) -> Reply:
+    left = call.central.settings(call.key.name).balance
+    if left is None:
+        raise not_found("route")
+    shown = f"{left:.2f}"
+    return Reply(json={"balance": shown, "currency": "EUR", "total_available_funds": shown})
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A call of the API."""
@@ -653,6 +661,7 @@ ROUTES: Final = tuple(
         ("product_info", "GET", "/product/{product}", "any", product_info),
         ("metadata", "GET", "/account/metadata", "any", metadata),
         ("account", "GET", "/account", "any", account_info),
+        ("balance", "GET", "/finance/balance", "finance", balance),
         ("domain_list", "GET", "/domain", "domain", domain_list),
         ("domain_add", "POST", "/domain", "domain", domain_add),
         ("domain_info", "GET", "/domain/{domain}", "domain", domain_info),

@@ -42,6 +42,8 @@ class Settings:
     """Whether secure_email_* orders have duplicates. ?"""
     card_on_file: bool = True
     """Without one, orders by card are answered `bad_request_format`."""
+    balance: float | None = 1000.0
+    """What there is to pay orders from; None: the call does not exist. ?"""
     placed_status: int = 201
     """The status of a placed order; clients also take 200."""
     not_issued_status: int = 404

@@ -213,7 +213,9 @@ async def test_a_transaction_of_several_statements_whose_commit_is_not_answered(
 # The server is lost
 
 
-async def test_a_server_that_is_killed_and_started_again(server: Server, connect: Open) -> None:
+async def test_a_server_that_is_killed_and_started_again(
+    server: Server, connect: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     store = await connect()
     kept = [await issue(store) for _ in range(3)]
     server.kill()
@@ -225,6 +227,22 @@ async def test_a_server_that_is_killed_and_started_again(server: Server, connect
         assert await store.transaction(new.transaction_id) == new
         assert await store.certificates_of(new.transaction_id) == (one,)
     assert await reading == kept[0][0]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("cmpd.store")]
+    assert said[0].startswith(f"the database is being looked for: postgresql://127.0.0.1:{server.port}/postgres: ")
+    assert said[-1] == f"the database is there again: postgresql://127.0.0.1:{server.port}/postgres"
+
+
+async def test_many_rows_may_take_longer_than_a_statement(server: Server, connect: Open) -> None:
+    """Each statement has its time, not all of them together."""
+    store = await connect(SHORT)
+    ask(
+        server,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.008);"
+        " RETURN NEW; END $$",
+    )
+    ask(server, "CREATE TRIGGER slow_device BEFORE INSERT ON device FOR EACH ROW EXECUTE FUNCTION slow()")
+    await store.import_devices("fleet", [Device("fleet", str(number), NOW) for number in range(400)])
+    assert len(await store.devices("fleet", 1000)) == 400
 
 
 async def test_a_server_that_does_not_come_back_is_named(server: Server, connect: Open) -> None:

@@ -34,12 +34,18 @@ def send(daemon: Daemon, ee: EE, draft: Draft) -> Answer:
 
 def enroll(daemon: Daemon, ee: EE, status: PKIStatus | None) -> Answer:
     """A certificate of the public CA, accepted or rejected by the client."""
+    answer = collect(daemon, ee)
+    assert send(daemon, ee, ee.cert_conf(answer, hash_name="sha256", status=status)).type is BodyType.pkiconf
+    return answer
+
+
+def collect(daemon: Daemon, ee: EE) -> Answer:
+    """A certificate that waits for its certConf."""
     name = extension(oids.SUBJECT_ALT_NAME, der.sequence(der.tlv(0x81, ADA.encode())))
     answer = send(daemon, ee, ee.ir(new_key("rsa-2048"), subject=f"CN={ADA}", extensions=[name]))
     while answer.type is BodyType.pollRep or answer.status is PKIStatus.waiting:
         answer = send(daemon, ee, ee.poll_req(answer))
     assert answer.certificate_der()
-    assert send(daemon, ee, ee.cert_conf(answer, hash_name="sha256", status=status)).type is BodyType.pkiconf
     return answer
 
 
@@ -107,3 +113,32 @@ async def test_the_command_the_running_daemon_and_a_reload(tmp_path: Path, stack
         found: Any = central.desk.register.find_certificate(f"{one.serial:032x}")
         assert found.revocation_reason == "key_compromise"
         await asyncio.to_thread(daemon.stop)
+
+
+@pytest.mark.parametrize("policy", ["keep", "revoke"])
+async def test_a_certconf_that_never_comes(tmp_path: Path, stack: ExitStack, policy: str) -> None:
+    """The daemon's own sweep, by the policy of the issuer."""
+    async with CertCentral().running(port=0) as central:
+        site = await asyncio.to_thread(site_for, central.url, central.key("admin"), tmp_path / "cmpd")
+        site.append(f'on_missing_certconf = "{policy}"')
+        profile = site.folder / "profiles" / "mail.toml"
+        profile.write_text(f'{profile.read_text()}confirm_wait = "1s"\n')
+        ee = await asyncio.to_thread(lambda: site.code("ada", profile="mail"))
+        daemon = await served(site, stack)
+        await asyncio.to_thread(collect, daemon, ee)
+        record = await asyncio.to_thread(daemon.until, "transaction expired", profile="mail")
+        (one,) = await asyncio.to_thread(site.certificates)
+        if policy == "keep":
+            assert (record["serial"], record["kept"]) == ("", f"{one.serial:x}")
+            assert (one.status, one.outside) == (CertificateStatus.kept, None)
+            assert central.journal.calls(endpoint="revoke") == []
+        else:
+            assert record["serial"] == f"{one.serial:x}"
+            assert "kept" not in record
+            await until_done(site)
+            assert there_are_revoked(central) == 1
+        await asyncio.to_thread(daemon.stop)
+
+
+def there_are_revoked(central: CertCentral) -> int:
+    return sum(central.order(entry.order_id).status == "revoked" for entry in central.ledger.orders())

@@ -1,18 +1,19 @@
 """RFC 9483 §4.4, §5.1.5: the issuer takes its time, and the EE polls."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cmpd import ordering
 from cmpd.asn1 import BodyType, PKIStatus
 from cmpd.enrollment import waiting
-from cmpd.exchange import CertificateStatus, OrderState, TransactionState
+from cmpd.exchange import CertificateStatus, Order, OrderState, TransactionState
 from cmpd.issuers.local import LocalIssuer
-from cmpd.ordering import OrderDesk
-from cmpd.ports import OrderNotDone, OrderRefused, OrderUnknown
+from cmpd.ordering import HELD, OrderDesk
+from cmpd.ports import Issued, OnOrder, OrderNotDone, OrderRefused, OrderUnknown
 from tests.ee import IMPLICIT_CONFIRM, Answer, new_key
 from tests.orders import SlowCA
 from tests.world import World
@@ -321,3 +322,147 @@ async def test_kur_and_p10cr_wait_too(world: World, ca: SlowCA) -> None:
     await work(world)
     final = await world.send(ee, ee.poll_req(answer, -1))
     assert (final.type, final.status) == (BodyType.cp, PKIStatus.accepted), final.text
+
+
+# What a request is held open for
+
+
+class Gated(SlowCA):
+    """One that answers when it is told to."""
+
+    def __init__(self, ca: LocalIssuer) -> None:
+        super().__init__(ca)
+        self.gate = asyncio.Event()
+        self.begun = 0
+
+    async def submit(self, order: Order, /) -> OnOrder | Issued:
+        self.begun += 1
+        await self.gate.wait()
+        return await super().submit(order)
+
+
+@pytest.fixture
+async def gated(world: World, ca: SlowCA, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gated]:
+    """An issuer that is waited for, and a desk that works."""
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 60.0)
+    slow = Gated(ca.ca)
+    world.issuer = slow
+    world.desk = OrderDesk(world.store, {"local": slow}, world.clock)
+    world.profile()
+    world.desk.start()
+    yield slow
+    await world.desk.stop()
+
+
+async def asked(world: World, reference: str) -> asyncio.Task[Answer]:
+    """A request of another EE, which is under way."""
+    ee = await world.code(reference)
+    draft = ee.ir(key=new_key(), subject=f"CN={reference}")
+    return asyncio.get_running_loop().create_task(world.send(ee, draft))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_request_is_not_held_for_an_order_that_the_issuer_has_and_does_not_issue(
+    world: World, gated: Gated
+) -> None:
+    """Nothing more comes of it soon."""
+    gated.gate.set()
+    answer = await (await asked(world, "one"))
+    assert answer.status is PKIStatus.waiting
+    assert len(gated.orders) == 1
+
+
+async def test_only_so_many_requests_are_held_open(world: World, gated: Gated) -> None:
+    """The others hear at once that they have to wait, and their orders are placed side by side all the same."""
+    held = [await asked(world, f"held-{number}") for number in range(HELD)]
+    await until(lambda: gated.begun == HELD)
+    more = await (await asked(world, "one-more"))
+    assert more.status is PKIStatus.waiting
+    assert not any(task.done() for task in held)
+    await until(lambda: gated.begun == HELD + 1)
+    gated.at_once = True
+    gated.gate.set()
+    assert {(await task).status for task in held} == {PKIStatus.accepted}
+
+
+async def test_nobody_is_held_open_for_an_issuer_that_is_slow_until_it_is_quick_again(
+    world: World, gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 0.05)
+    first = await (await asked(world, "first"))
+    assert first.status is PKIStatus.waiting
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 60.0)
+    second = await (await asked(world, "second"))
+    assert second.status is PKIStatus.waiting
+    assert gated.begun == 1 or len(gated.orders) == 0
+    monkeypatch.setattr(ordering, "QUICK_SECONDS", 60.0)
+    gated.at_once = True
+    gated.gate.set()
+    await until(lambda: len(gated.done) == 2)
+    await until(lambda: world.desk is not None and world.desk._at("local").quick)
+    assert (await (await asked(world, "third"))).status is PKIStatus.accepted
+
+
+async def test_a_submission_that_hangs_keeps_no_other_waiting(world: World, gated: Gated) -> None:
+    """Nor does it keep what has been placed before from being seen to."""
+    hanging = await asked(world, "hanging")
+    await until(lambda: gated.begun == 1)
+    gate, gated.gate = gated.gate, asyncio.Event()
+    gated.gate.set()
+    gated.at_once = True
+    assert (await (await asked(world, "other"))).status is PKIStatus.accepted
+    assert not hanging.done()
+    gate.set()
+    assert (await hanging).status is PKIStatus.accepted
+
+
+async def test_looking_at_many_orders_keeps_no_new_one_waiting(world: World, gated: Gated) -> None:
+    looking = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def look(orders: Sequence[Order], /) -> dict[str, Any]:
+        looking.set()
+        await go_on.wait()
+        return {}
+
+    gated.gate.set()
+    placed = await (await asked(world, "placed"))
+    assert placed.status is PKIStatus.waiting
+    gated.look = look  # type: ignore[method-assign]
+    world.clock.tick(seconds=gated.sweep_seconds + 1)
+    async with asyncio.timeout(30):
+        await looking.wait()
+    gated.at_once = True
+    ee = await world.code("new")
+    ee.now = world.clock()
+    assert (await world.send(ee, ee.ir(key=new_key(), subject="CN=new"))).status is PKIStatus.accepted
+    go_on.set()
+
+
+async def test_pauses_grow_while_an_issuer_cannot_be_reached_and_begin_anew_when_it_can(
+    world: World, gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "LONGEST_PAUSE", 0.01)
+    desk = world.desk
+    assert desk is not None
+    gated.before += [OrderNotDone("no way there", 0.0) for _ in range(5)]
+    most = 0
+    back_off = OrderDesk._back_off
+
+    def counted(self: OrderDesk, which: tuple[str, bool]) -> float:
+        nonlocal most
+        pause = back_off(self, which)
+        most = max(most, self._failures[which])
+        return pause
+
+    monkeypatch.setattr(OrderDesk, "_back_off", counted)
+    gated.gate.set()
+    assert (await (await asked(world, "one"))).status is PKIStatus.waiting
+    await until(lambda: len(gated.orders) == 1)
+    assert most == 5
+    await until(lambda: not desk._failures)

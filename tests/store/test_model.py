@@ -17,6 +17,8 @@ from cmpd.exchange import (
     CertificateStatus,
     EnrollmentCode,
     IssuedCertificate,
+    OutsideRevocation,
+    OutsideState,
     RevocationReason,
     Transaction,
     TransactionState,
@@ -242,25 +244,36 @@ class StoreMachine(RuleBasedStateMachine):
         for one in revoked:
             self.revoke_in_model(one.serial, RevocationReason.superseded, at)
 
-    @rule(serial=SERIALS, at=TIMES)
-    def revoke(self, serial: int, at: Any) -> None:
-        known = self.run(self.store.revoke(Revocation(serial, RevocationReason.keyCompromise, at)))
-        assert known is self.revoke_in_model(serial, RevocationReason.keyCompromise, at)
+    @rule(serial=SERIALS, at=TIMES, outside=st.sampled_from([None, OutsideState.due, OutsideState.left]))
+    def revoke(self, serial: int, at: Any, outside: OutsideState | None) -> None:
+        known = self.run(self.store.revoke(Revocation(serial, RevocationReason.keyCompromise, at, outside)))
+        assert known is self.revoke_in_model(serial, RevocationReason.keyCompromise, at, outside)
 
-    @rule(now=TIMES)
-    def expire(self, now: Any) -> None:
+    @rule(now=TIMES, there=st.booleans(), keep=st.booleans())
+    def expire(self, now: Any, there: bool, keep: bool) -> None:
         due = {
             key: one
             for key, one in self.transactions.items()
             if one.state is TransactionState.unconfirmed and one.confirm_by is not None and one.confirm_by <= now
         }
-        expired = self.run(self.store.expire(now))
+        outside, kept = {"local"} if there else set(), {"local"} if keep else set()
+        expired = self.run(self.store.expire(now, outside=outside, keep=kept))
         assert {one.transaction_id for one in expired} == set(due)
         for one in expired:
             self.transactions[one.transaction_id] = replace(due[one.transaction_id], state=TransactionState.expired)
             mine = [serial for serial, other in self.certificates.items() if other.transaction_id == one.transaction_id]
-            revoked = {serial for serial in mine if self.revoke_in_model(serial, RevocationReason.unspecified, now)}
-            assert set(one.serials) == revoked
+            if keep:
+                unconfirmed = [one for one in mine if self.certificates[one].status is CertificateStatus.unconfirmed]
+                assert (set(one.kept), one.serials) == (set(unconfirmed), ())
+                for serial in unconfirmed:
+                    kept_one = replace(self.certificates[serial], status=CertificateStatus.kept)
+                    self.certificates[serial] = kept_one
+                continue
+            state, why = OutsideState.due if there else None, "no certConf came"
+            revoked = {
+                serial for serial in mine if self.revoke_in_model(serial, RevocationReason.unspecified, now, state, why)
+            }
+            assert (set(one.serials), one.kept) == (revoked, ())
 
     @rule(before=TIMES)
     def forget(self, before: Any) -> None:
@@ -314,11 +327,16 @@ class StoreMachine(RuleBasedStateMachine):
         }
         assert self.run(self.store.revocation_count("local")) == self.revocations
 
-    def revoke_in_model(self, serial: int, reason: RevocationReason, at: Any) -> bool:
+    def revoke_in_model(
+        self, serial: int, reason: RevocationReason, at: Any, state: OutsideState | None = None, private: str = ""
+    ) -> bool:
         one = self.certificates.get(serial)
         if one is None or one.status is CertificateStatus.revoked:
             return False
-        self.certificates[serial] = replace(one, status=CertificateStatus.revoked, revoked_at=at, reason=reason)
+        outside = None if state is None else OutsideRevocation(state, at, private=private)
+        self.certificates[serial] = replace(
+            one, status=CertificateStatus.revoked, revoked_at=at, reason=reason, outside=outside
+        )
         self.revocations += 1
         return True
 

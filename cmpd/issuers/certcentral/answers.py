@@ -5,6 +5,7 @@ The words of an order's status, and what they mean here, are in `STANDINGS` (Ser
 
 import enum
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -149,6 +150,17 @@ def number(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         value = int(value)
     return value if isinstance(value, int) and value > 0 else None
+
+
+def amount(value: object) -> float | None:
+    """An amount of money: a number, or a string of one, with commas between thousands."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value.replace(",", "") if isinstance(value, str) else value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def text(value: object) -> str:

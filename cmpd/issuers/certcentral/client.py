@@ -289,6 +289,10 @@ class CertCentralClient:
         """The account."""
         return await self._read("account")
 
+    async def balance(self) -> JSON:
+        """What is left to pay orders from; the reference does not show its answer, so that any of it may be missing."""
+        return await self._read("finance/balance")
+
     async def products(self, container: int | None = None) -> list[JSON]:
         """The products that may be ordered."""
         return answers.rows((await self._read("product", _in(container))).get("products"))

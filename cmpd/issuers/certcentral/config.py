@@ -172,13 +172,13 @@ class CertCentralConfig(BaseModel):
     will not use it, and has to order another one in any case."""
     on_missing_certconf: Literal["revoke", "keep"] = "keep"
     """The same for a certificate that the client never confirms. By default it is kept, for the client may use it, and
-    revoked it would have to be bought again: the same request by the same client gets the same certificate. Until then
-    it authenticates nobody here, and `cmpd cert list --status kept` shows it."""
+    revoked it would have to be bought again: the same request by the same client, its code good for one more, gets the
+    same certificate. Until then it authenticates nobody here, and `cmpd cert list --status kept` shows it."""
     on_uncollected: Literal["revoke", "keep"] = "keep"
     """The same for a certificate that was issued after the client had stopped polling for it; kept, the client still
     gets it when it polls, or when it asks for the same again."""
     uncollected_after: Annotated[_Duration, Field(ge=timedelta(hours=1), le=timedelta(days=400))] = timedelta(days=30)
-    """After so long on_uncollected counts; by default about as long as an order can be cancelled for its money."""
+    """After so long on_uncollected counts."""
 
     @model_validator(mode="after")
     def _together(self) -> "CertCentralConfig":

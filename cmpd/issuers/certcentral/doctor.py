@@ -6,7 +6,7 @@ Nothing is changed over there. A look that fails is a row too, so that one missi
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from cmpd.issuers.certcentral import answers
 from cmpd.issuers.certcentral.answers import JSON
@@ -23,29 +23,18 @@ from cmpd.issuers.certcentral.options import (
     profile_faults,
     signature_hash,
 )
+from cmpd.ports import Diagnosis as Row
+from cmpd.ports import DiagnosisLevel as Level
 
-Level = Literal["ok", "note", "warning", "problem"]
-"""problem: orders will wait or be refused; warning: they soon will, or may."""
 SOON: Final = timedelta(days=30)
 """A validation that ends earlier is worth a warning."""
+_ISSUER: Final = ""
+"""What a row is about that is about no profile."""
 _APPROVERS: Final = frozenset({"administrator", "manager"})
 _YEAR: Final = timedelta(days=366)
 _MORE: Final = timedelta(days=92)
 """By so much an order may be longer than its whole years: S/MIME of two years is for up to 824 days."""
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing that was looked at."""
-
-    about: str
-    """`connector`, or the name of a profile."""
-    check: str
-    """What was looked at, e.g. `API key`, `organization`."""
-    level: Level
-    text: str
-    """What was found, and what to do."""
 
 
 @dataclass(slots=True)
@@ -68,9 +57,18 @@ async def examine(
 ) -> list[Row]:
     """Look at everything that the connector and its profiles need."""
     now = now or datetime.now(UTC)
-    rows: list[Row] = []
+    rows = [
+        Row(
+            _ISSUER,
+            "secrets",
+            "warning",
+            f"{path}: its group may read it; chmod 600 it unless only cmpd is in that group",
+        )
+        for path in config.readable_by_group()
+    ]
     if not await _key(client, config, rows):
         return rows
+    rows += await _balance(client, config)
     account = _Account()
     account.containers = await _ask(client.containers(), "divisions", rows)
     _division(account, config, rows)
@@ -102,7 +100,7 @@ async def examine(
     return rows
 
 
-async def _ask(call: Awaitable[_T], what: str, rows: list[Row], about: str = "connector") -> _T | None:
+async def _ask(call: Awaitable[_T], what: str, rows: list[Row], about: str = _ISSUER) -> _T | None:
     """The answer, or None and a row that says why not."""
     try:
         return await call
@@ -124,38 +122,61 @@ async def _key(client: CertCentralClient, config: CertCentralConfig, rows: list[
     try:
         me = await client.me()
     except CallRefused as error:
-        advice = f"is it of the account at {config.url}, and not of the other region?" if error.refused.of_key else ""
-        rows.append(Row("connector", "API key", "problem", f"is refused ({error}); {advice}".rstrip("; ")))
+        advice = f"; is the one in {config.api_key_file} of the account at {config.url}, and not of the other region?"
+        rows.append(Row(_ISSUER, "API key", "problem", f"is refused ({error}){advice if error.refused.of_key else ''}"))
         return False
     except CallFailed as error:
-        rows.append(Row("connector", "API", "problem", f"{config.url} cannot be used: {error}"))
+        rows.append(Row(_ISSUER, "API", "problem", f"{config.url} cannot be used: {error}"))
         return False
     roles = [answers.text(role.get("name")) for role in answers.rows(me.get("access_roles"))]
     shown = ", ".join(roles) or "no role"
     if not {role.lower() for role in roles} & _APPROVERS:
         level: Level = "problem" if config.skip_approval else "warning"
         text = f"its user is {shown}: orders wait for somebody's approval; use a key of an administrator or manager"
-        rows.append(Row("connector", "API key", level, text))
+        rows.append(Row(_ISSUER, "API key", level, text))
     else:
-        rows.append(Row("connector", "API key", "ok", f"its user is {shown}"))
+        rows.append(Row(_ISSUER, "API key", "ok", f"its user is {shown}"))
     restriction = answers.number(me.get("restricted_to_role_id"))
     if restriction in {102, 103}:
         what = "looks only" if restriction == 102 else "is for users only"
-        rows.append(Row("connector", "API key", "problem", f"it {what}; make one for orders, or without restriction"))
+        rows.append(Row(_ISSUER, "API key", "problem", f"it {what}; make one for orders, or without restriction"))
     if answers.text(me.get("status")) not in {"", "active"}:
-        rows.append(Row("connector", "API key", "problem", f"its user is {answers.shown(me.get('status'))}"))
+        rows.append(Row(_ISSUER, "API key", "problem", f"its user is {answers.shown(me.get('status'))}"))
     try:
         await client.orders(limit=1)
     except CallRefused as error:
         text = f"it may not see orders ({error}); make one that is for orders, or without restriction"
-        rows.append(Row("connector", "API key", "problem", text))
+        rows.append(Row(_ISSUER, "API key", "problem", text))
     except CallFailed as error:
-        rows.append(Row("connector", "orders", "problem", f"no answer: {error}"))
+        rows.append(Row(_ISSUER, "orders", "problem", f"no answer: {error}"))
     account = await _ask(client.account(), "account", rows)
     if account is not None:
         name = answers.shown(account.get("primary_organization_name"))
-        rows.append(Row("connector", "account", "ok", f"{answers.shown(account.get('id'))} {name}".strip()))
+        rows.append(Row(_ISSUER, "account", "ok", f"{answers.shown(account.get('id'))} {name}".strip()))
     return True
+
+
+async def _balance(client: CertCentralClient, config: CertCentralConfig) -> list[Row]:
+    """What is left to pay orders from, where they are paid from it. Not every account tells: then it is a note."""
+    if config.payment_method not in {None, "balance"}:
+        return []
+    unsure = "whether it covers the orders is for you to see to, in CertCentral under Finances"
+    try:
+        found = await client.balance()
+    except (CallRefused, CallFailed) as error:
+        return [Row(_ISSUER, "balance", "note", f"cannot be asked for ({error}); {unsure}")]
+    left = answers.amount(found.get("total_available_funds"))
+    left = answers.amount(found.get("balance")) if left is None else left
+    if left is None:
+        return [Row(_ISSUER, "balance", "note", f"the answer names none; {unsure}")]
+    shown = f"{left:,.2f} {answers.shown(found.get('currency'))}".strip()
+    if left > 0:
+        return [Row(_ISSUER, "balance", "ok", f"{shown} to pay orders from")]
+    if config.payment_method is None:
+        text = f"{shown}: orders that are paid from it are refused; pay in, or set payment_method"
+        return [Row(_ISSUER, "balance", "warning", text)]
+    text = f"{shown}: orders are refused; pay in, or set another payment_method"
+    return [Row(_ISSUER, "balance", "problem", text)]
 
 
 def _division(account: _Account, config: CertCentralConfig, rows: list[Row]) -> None:
@@ -165,11 +186,11 @@ def _division(account: _Account, config: CertCentralConfig, rows: list[Row]) -> 
     if found is None:
         known = ", ".join(f"{row.get('id')} {answers.shown(row.get('name'))}" for row in account.containers[:10])
         text = f"{config.division} is not there, or the key does not see it; there are: {known}"
-        rows.append(Row("connector", "division", "problem", text))
+        rows.append(Row(_ISSUER, "division", "problem", text))
     elif found.get("is_active") is False:
-        rows.append(Row("connector", "division", "problem", f"{config.division} is not active"))
+        rows.append(Row(_ISSUER, "division", "problem", f"{config.division} is not active"))
     else:
-        rows.append(Row("connector", "division", "ok", f"{config.division} {answers.shown(found.get('name'))}"))
+        rows.append(Row(_ISSUER, "division", "ok", f"{config.division} {answers.shown(found.get('name'))}"))
 
 
 def _custom_fields(account: _Account, config: CertCentralConfig, rows: list[Row]) -> None:
@@ -181,27 +202,25 @@ def _custom_fields(account: _Account, config: CertCentralConfig, rows: list[Row]
         ours[config.stamp_field] = "stamp_field"
     else:
         text = "none, our mark stands in the comments; a custom field is found again more surely"
-        rows.append(Row("connector", "stamp_field", "note", text))
+        rows.append(Row(_ISSUER, "stamp_field", "note", text))
     for number, key in ours.items():
         row = known.get(number)
         if row is None:
-            rows.append(
-                Row("connector", key, "problem", f"the account has no custom field {number}; correct the number")
-            )
+            rows.append(Row(_ISSUER, key, "problem", f"the account has no custom field {number}; correct the number"))
         elif row.get("is_active") is False:
-            rows.append(Row("connector", key, "problem", f"the custom field {number} is not active; activate it"))
+            rows.append(Row(_ISSUER, key, "problem", f"the custom field {number} is not active; activate it"))
         elif key == "stamp_field" and answers.text(row.get("data_type")) not in {"", "anything", "text"}:
             text = f"the custom field {number} takes {answers.shown(row.get('data_type'))}, and our mark is a text"
-            rows.append(Row("connector", key, "problem", text))
+            rows.append(Row(_ISSUER, key, "problem", text))
         else:
-            rows.append(Row("connector", key, "ok", f"{number} {answers.shown(row.get('label'))}"))
+            rows.append(Row(_ISSUER, key, "ok", f"{number} {answers.shown(row.get('label'))}"))
     for given in account.fields:
         number_, needed = answers.number(given.get("id")), given.get("is_required") is True
         if needed and given.get("is_active") is not False and number_ not in ours:
             text = (
                 f"orders need the custom field {number_} {answers.shown(given.get('label'))}; fill it by custom_fields"
             )
-            rows.append(Row("connector", "custom fields", "problem", text))
+            rows.append(Row(_ISSUER, "custom fields", "problem", text))
 
 
 # ── a profile ───────────────────────────────────────────────────────────────────────────────────────────────────────

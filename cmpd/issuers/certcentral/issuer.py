@@ -16,7 +16,7 @@ from cryptography import x509
 from cmpd.asn1.certificate import serial
 from cmpd.exchange import Approved, IssuedCertificate, Order, RevocationPolicy
 from cmpd.issuers import IssuerConfigError, validate
-from cmpd.issuers.certcentral import answers, orders, revocation
+from cmpd.issuers.certcentral import answers, doctor, orders, revocation
 from cmpd.issuers.certcentral.answers import Done, NotDone, OrderInfo, Refused, Standing, Unknown
 from cmpd.issuers.certcentral.checking import Checked, check
 from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentralClient
@@ -26,6 +26,7 @@ from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOption
 from cmpd.issuers.certcentral.pacing import Open, Overloaded
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again
 from cmpd.ports import (
+    Diagnosis,
     Issued,
     IssuerUnavailable,
     OnOrder,
@@ -33,6 +34,7 @@ from cmpd.ports import (
     OrderRefused,
     OrderUnknown,
     Revocation,
+    Store,
 )
 from cmpd.profile import Profile
 
@@ -129,6 +131,12 @@ class CertCentralIssuer:
     async def close(self) -> None:
         """Let go of connections."""
         await self.client.close()
+
+    async def examine(self, store: Store | None, now: datetime, /) -> list[Diagnosis]:
+        """Ask the account about all that orders need; see `ports.Examinable`."""
+        del store
+        uses = [(use.facts, use.options) for use in self._uses.values()]
+        return await doctor.examine(self.client, self.config, uses, now=now)
 
     # ------------------------------------------------------------------------------------------ ordering
 

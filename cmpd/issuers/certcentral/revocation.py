@@ -109,15 +109,23 @@ async def _ask(
 
 async def _asked(client: CertCentralClient, certificate: IssuedCertificate, number: int) -> str | None:
     """What has become of a request that somebody has to approve."""
-    request = await client.request(number)
-    status = answers.text(request.get("status"))
+    try:
+        status = answers.text((await client.request(number)).get("status"))
+    except CallRefused as error:
+        if not error.not_found:
+            raise
+        status = "gone"
     if status == "approved":
         return None
     if status == "rejected":
         raise RevocationRefused(f"somebody at CertCentral has rejected request {number}")
     info = await _order(client, certificate)  # somebody may have revoked it without deciding about the request
     found = None if info is None else await _find(client, certificate, info)
-    return None if found is not None and found.revoked else str(number)
+    if found is not None and found.revoked:
+        return None
+    if status == "gone":
+        raise RevocationRefused(f"CertCentral knows of no request {number} any more")
+    return str(number)
 
 
 async def suspects(client: CertCentralClient, window: timedelta | None) -> Collection[str]:
@@ -142,10 +150,21 @@ async def revoked(
     found = []
     for certificate in certificates:
         number = certificate.ticket.partition(":")[0]
-        if number not in infos:
-            infos[number] = await _order(client, certificate)
-        info = infos[number]
-        standing = None if info is None else await _find(client, certificate, info)
+        try:
+            if number not in infos:
+                infos[number] = await _order(client, certificate)
+            info = infos[number]
+            standing = None if info is None else await _find(client, certificate, info)
+        except CallRefused as error:
+            if error.refused.of_key:
+                raise
+            infos[number] = standing = None
+            logger.warning(
+                "whether certificate %x is revoked cannot be found out, for order %s cannot be looked at: %s",
+                certificate.serial,
+                number,
+                error,
+            )
         if standing is not None and standing.revoked:
             reason = RevocationReason[reason_of(config, standing.reason)]
             found.append(Revocation(certificate.serial, reason, now))

@@ -15,11 +15,11 @@ from cmpd.issuers import validate
 from cmpd.issuers.local.authority import Authority, UnissuableError, Unsigned
 from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
 from cmpd.issuers.local.keys import Signer, another
-from cmpd.ports import Entropy, Issued, IssuerFailure, Store, StoreUnavailable
+from cmpd.ports import Diagnosis, Entropy, Issued, IssuerFailure, Store, StoreUnavailable
 from cmpd.profile.vocabulary import SIGNATURE_ALGORITHMS
 
 _NOTICE = timedelta(days=30)
-"""How long before an end `LocalIssuer.notices` speaks of it."""
+"""How long before an end `LocalIssuer.notices` and `examine` speak of it."""
 _SHORT_CRL = 200
 """Up to so many entries (about a millisecond of work) a CRL is written in the event loop."""
 
@@ -53,6 +53,7 @@ class LocalIssuer:
         self.not_after = ca.certificate.not_valid_after_utc
         """The end of the issuing CA's certificate: nothing issued is valid for longer."""
         self._chain = ca.der
+        self._certificate = ca.certificate
         self._ca_ends = {
             path: min(one.not_valid_after_utc for one in certificates)
             for path, certificates in ((config.certificate, (ca.certificate,)), (config.chain, ca.chain))
@@ -161,13 +162,27 @@ class LocalIssuer:
         self._crl, self._crl_count = crl, count
         self._crl_renew, self._crl_end = now + self.config.crl_validity / 2, end
 
+    @property
+    def _ends(self) -> dict[Path, tuple[str, datetime]]:
+        """By file: what it holds, and the first end in it."""
+        ends = {self.config.cmp_certificate: ("CMP protection certificate", self._cmp_end)}
+        return ends | {path: ("CA certificate", end) for path, end in self._ca_ends.items()}
+
+    async def examine(self, store: Store | None, now: datetime, /) -> list[Diagnosis]:
+        """Its certificates, secrets and CRL; see `ports.Examinable`."""
+        from cmpd.issuers.local import doctor  # noqa: PLC0415  start-up time
+
+        return [
+            *doctor.certificates(self._ends, now, _NOTICE),
+            *doctor.secrets(group_readable(self.config)),
+            *await doctor.crl(self.name, self.crl_url, self._certificate, store, now),
+        ]
+
     def notices(self, now: datetime) -> list[str]:
         """What an operator should see to: certificates within 30 days of their end, secrets that a group can read."""
-        ends = {self.config.cmp_certificate: ("CMP protection certificate", self._cmp_end)}
-        ends |= {path: ("CA certificate", end) for path, end in self._ca_ends.items()}
         notices = [
             f"issuers.{self.name}: {path}: the {what} ends at {end:%Y-%m-%dT%H:%M:%SZ}; replace it by a new one in time"
-            for path, (what, end) in ends.items()
+            for path, (what, end) in self._ends.items()
             if end - now < _NOTICE
         ]
         notices += [

@@ -12,6 +12,7 @@ transaction's number (`pg_xact_status`), or by what it would have kept.
 """
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +31,8 @@ from cmpd.store.operators import Contested
 from cmpd.store.postgres.dialect import postgres_of
 from cmpd.store.url import read_server_url
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 C = TypeVar("C")
 R = TypeVar("R")
@@ -40,6 +43,8 @@ CONNECT_SECONDS = 5.0
 """How long a connection may take to be made, where the URL has no connect_timeout."""
 CONFLICTS = 10
 """How often what other nodes have got in the way of is tried again."""
+MANY = 100
+"""So many rows are sent at once."""
 GRACE_SECONDS = 1.0
 """How much longer than the server itself the client waits for the end of a statement."""
 
@@ -47,6 +52,7 @@ _BEGIN = (
     "SELECT pg_current_xact_id()::text,"
     " CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END"
 )
+_STATUS = "SELECT pg_xact_status($1::text::xid8)"
 _LOCK = "SELECT pg_advisory_xact_lock(number) FROM unnest($1::bigint[]) AS number"
 
 CONFLICT = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -161,23 +167,25 @@ class Connections:
         """Attempts that have begun and not ended."""
         self._idle = asyncio.Event()
         self._line = asyncio.Lock()
+        self._away = False
+        """The server was lost when it was asked last."""
         self.commits = 0
 
     async def fetch(self, statement: str, *parameters: object) -> "list[asyncpg.Record]":
         """One statement that only reads; tried again when the connection is lost. Raises `StoreUnavailable`."""
         return await self.attempt(lambda connection, _: connection.fetch(statement, *parameters))
 
-    async def commit(self, do: Callable[[Connection, bool], Awaitable[T]]) -> T:
+    async def commit(self, do: Callable[[Connection, bool], Awaitable[T]], *, unlimited: bool = False) -> T:
         """Attempt what commits, and count it."""
-        result = await self.attempt(do)
+        result = await self.attempt(do, unlimited=unlimited)
         self.commits += 1
         return result
 
     async def attempt(self, do: Callable[[Connection, bool], Awaitable[T]], *, unlimited: bool = False) -> T:
         """Do something that is one commit at most; again where another transaction or a lost connection is in the way.
 
-        It is told whether it may have happened already. Raises `StoreUnavailable`, as `Unfit` when it is not the
-        server's fault.
+        It is told whether it may have happened already. `unlimited` sees to its time itself. Raises `StoreUnavailable`,
+        as `Unfit` when it is not the server's fault.
         """
         if self._closing:
             raise StoreUnavailable(f"{self.name}: closed")
@@ -195,7 +203,7 @@ class Connections:
         while True:
             try:
                 async with self._connection(deadline) as connection, asyncio.timeout(limit):
-                    return await do(connection, lost)
+                    result = await do(connection, lost)
             except CONFLICT as exc:
                 conflicts += 1
                 if conflicts > CONFLICTS:
@@ -204,7 +212,12 @@ class Connections:
             except REFUSED as exc:
                 raise unavailable(self.name, exc, StoreRefused) from exc
             except LOST as exc:
-                lost = True
+                if not lost:
+                    lost = True
+                    # whoever has waited as long as that for an answer need not wait as long again
+                    more = GRACE_SECONDS if isinstance(exc, TimeoutError) else self._patience
+                    deadline = max(deadline, monotonic() + more)
+                self._heard(exc)
                 if isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
                     await self.pool.expire_connections()
                 if monotonic() > deadline:
@@ -212,6 +225,17 @@ class Connections:
                 await asyncio.sleep(0.05)
             except FAULTS as exc:
                 raise unavailable(self.name, exc, StoreUnavailable if isinstance(exc, SERVERS) else Unfit) from exc
+            else:
+                self._heard(None)
+                return result
+
+    def _heard(self, exc: BaseException | None) -> None:
+        """Say in the log when the server is lost, and when it is there again: once each."""
+        if exc is None and self._away:
+            logger.warning("the database is there again: %s", self.name)
+        elif exc is not None and not self._away:
+            logger.warning("the database is being looked for: %s", unavailable(self.name, exc))
+        self._away = exc is not None
 
     @asynccontextmanager
     async def _connection(self, deadline: float) -> AsyncIterator[Connection]:
@@ -247,30 +271,36 @@ class Connections:
                     return pending[1]
                 pending = None
             transaction = connection.transaction(isolation="serializable" if contested is None else "read_committed")
-            await transaction.start()
+            await self._in_time(transaction.start())
             try:
-                number = await connection.fetchval(_BEGIN)
+                number = await self._in_time(connection.fetchval(_BEGIN))
                 if contested is not None:
-                    await connection.execute(_LOCK, sorted(map(lock_number, contested())))
-                result = await _run(work, connection)
+                    locks = sorted(map(lock_number, contested()))
+                    await self._in_time(connection.execute(_LOCK, locks))
+                result = await _run(work, connection, self._in_time)
             except Exception:
                 if not connection.is_closed():
-                    await transaction.rollback()
+                    await self._in_time(transaction.rollback())
                 raise
             pending = number, result
-            await transaction.commit()
+            await self._in_time(transaction.commit())
             return result
 
         if contested is not None:
-            return await self.commit(do)
+            return await self.commit(do, unlimited=True)
         async with self._line:  # they would be in each other's way
-            return await self.commit(do)
+            return await self.commit(do, unlimited=True)
+
+    async def _in_time(self, asked: Awaitable[T]) -> T:
+        """One statement of several: each has its time."""
+        async with asyncio.timeout(self._patience):
+            return await asked
 
     async def _was_committed(self, connection: Connection, number: str) -> bool:
         """What has become of a transaction. Raises `StoreUnavailable` when the server cannot tell."""
         while True:
             try:
-                status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
+                status = await self._in_time(connection.fetchval(_STATUS, number))
             except asyncpg.DataError:  # in the future: this server took over before it got there
                 return False
             if status is None:
@@ -372,13 +402,15 @@ def _settle(future: "asyncio.Future[R]", outcome: R | Exception) -> None:
 # Work that was written for SQLite
 
 
-async def _run(work: Callable[[Any], T], connection: Connection) -> T:
+async def _run(
+    work: Callable[[Any], T], connection: Connection, in_time: Callable[[Awaitable[Any]], Awaitable[Any]]
+) -> T:
     """Run what expects its answers at once: whenever it asks, it is put aside until the answer is there."""
     child = greenlet(work)
     value = child.switch(_Cursor(connection))
     while not child.dead:
         try:
-            answer = await value
+            answer = await in_time(value)
         except BaseException as exc:  # noqa: BLE001  it is raised where it was asked
             value = child.throw(exc)
         else:
@@ -409,7 +441,9 @@ class _Cursor:
     def executemany(self, statement: str, parameters: Sequence[Sequence[object]]) -> "_Cursor":
         statement = f"{postgres_of(statement)} RETURNING 1"
         rows = [tuple(map(fitting, one)) for one in parameters]
-        self.rowcount = len(_answer(self._connection.fetchmany(statement, rows)))
+        self.rowcount = 0
+        for begin in range(0, len(rows), MANY):
+            self.rowcount += len(_answer(self._connection.fetchmany(statement, rows[begin : begin + MANY])))
         return self
 
     def fetchone(self) -> Row | None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cmpd.issuers.certcentral import CertCentralClient, CertCentralConfig, ProfileFacts, ProfileOptions
-from cmpd.issuers.certcentral.doctor import Row, examine
+from cmpd.issuers.certcentral.doctor import examine
+from cmpd.ports import Diagnosis
 from tests.certcentral import CertCentral
 from tests.certcentral.catalogue import CONTRACT_FIELD, DIVISION, EXAMPLE_INC, STALE_LTD, STAMP_FIELD, MetadataField
 from tests.issuers.certcentral import world
@@ -30,8 +31,8 @@ def bound(kind: str, organization: int) -> ProfileFacts:
     return replace(about, organization=about.organization.model_copy(update={"id": organization}))
 
 
-def told(rows: list[Row], level: str = "problem") -> list[str]:
-    return [f"{row.about}: {row.check}: {row.text}" for row in rows if row.level == level]
+def told(rows: list[Diagnosis], level: str = "problem") -> list[str]:
+    return [f"{row.about or 'connector'}: {row.check}: {row.text}" for row in rows if row.level == level]
 
 
 async def test_an_account_where_all_is_well(tmp_path: Path, central: CertCentral) -> None:
@@ -40,7 +41,7 @@ async def test_an_account_where_all_is_well(tmp_path: Path, central: CertCentral
     rows = await examine(client, connector, [(facts(kind), options(kind)) for kind in KINDS])
     await client.close()
     assert {row.level for row in rows} <= {"ok", "note"}, told(rows)
-    assert {row.about for row in rows} == {"connector", *KINDS}
+    assert {row.about for row in rows} == {"", *KINDS}
     shown = "\n".join(told(rows, "ok"))
     for text in (
         "connector: API key: its user is Administrator",
@@ -256,3 +257,45 @@ async def test_open_domains_and_comments_are_noted(client: CertCentralClient, co
     assert any("san.email.allowed_domains is empty" in row for row in notes)
     assert any("stamp_field: none" in row for row in notes)
     assert world.MAIL not in "\n".join(notes)
+
+
+BALANCES: list[tuple[float | None, str | None, str, str]] = [
+    (1000.0, None, "ok", "1,000.00 EUR to pay orders from"),
+    (0.0, "balance", "problem", "0.00 EUR: orders are refused; pay in, or set another payment_method"),
+    (-5.5, None, "warning", "-5.50 EUR: orders that are paid from it are refused; pay in, or set payment_method"),
+    (None, None, "note", "cannot be asked for (HTTP 404"),
+]
+
+
+@pytest.mark.parametrize(("left", "method", "level", "text"), BALANCES)
+async def test_balance(
+    tmp_path: Path, central: CertCentral, left: float | None, method: str | None, level: str, text: str
+) -> None:
+    """Where orders are paid from it, or may be; an account that does not tell is no fault."""
+    central.set(balance=left)
+    connector = config(tmp_path, central, payment_method=method)
+    client = new_client(connector)
+    rows = await examine(client, connector, [])
+    await client.close()
+    (found,) = [row for row in rows if row.check == "balance"]
+    assert found.level == level
+    assert found.text.startswith(text)
+
+
+async def test_no_balance_where_a_card_pays(tmp_path: Path, central: CertCentral) -> None:
+    connector = config(tmp_path, central, payment_method="card")
+    client = new_client(connector)
+    rows = await examine(client, connector, [])
+    await client.close()
+    assert "balance" not in {row.check for row in rows}
+    assert not central.journal.calls(endpoint="balance")
+
+
+async def test_a_key_file_that_a_group_can_read(tmp_path: Path, central: CertCentral) -> None:
+    connector = config(tmp_path, central)
+    connector.api_key_file.chmod(0o640)
+    client = new_client(connector)
+    rows = await examine(client, connector, [])
+    await client.close()
+    (text,) = told(rows, "warning")
+    assert text.startswith(f"connector: secrets: {connector.api_key_file}: its group may read it; chmod 600 it")

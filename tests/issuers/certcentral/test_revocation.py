@@ -24,8 +24,9 @@ from cmpd.exchange import (
     RevocationReason,
 )
 from cmpd.issuers.certcentral import CertCentralClient, CertCentralConfig, CertCentralIssuer, ProfileFacts, orders
-from cmpd.issuers.certcentral.answers import Ordered
+from cmpd.issuers.certcentral.answers import Ordered, Refused
 from cmpd.issuers.certcentral.checking import find_leaf
+from cmpd.issuers.certcentral.client import CallRefused
 from cmpd.ports import IssuerUnavailable, OrderRefused, RevocationRefused, Revoker, Watched
 from tests.certcentral import CertCentral
 from tests.certcentral.state import Certificate
@@ -396,6 +397,37 @@ async def test_when_it_cannot_be_found_out(
         central.faults.add("error_500", endpoint=endpoint, times=4)
         with pytest.raises(IssuerUnavailable):
             await ask
+
+
+async def test_an_order_that_cannot_be_looked_at_hinders_no_other(
+    issuer: CertCentralIssuer,
+    connector: CertCentralConfig,
+    client: CertCentralClient,
+    central: CertCentral,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = [await ordered(client, connector) for _ in range(2)]
+    for one in (first, second):
+        central.revoke(int(one.ticket))
+    original = client.order_info
+
+    async def order_info(order: int | str) -> Any:
+        if str(order) == first.ticket:
+            raise CallRefused(Refused(400, "invalid_order", "not this one"))
+        return await original(order)
+
+    monkeypatch.setattr(CertCentralClient, "order_info", lambda _, order: order_info(order))
+    assert [one.serial for one in await issuer.revoked_there([first, second])] == [second.serial]
+    assert f"whether certificate {first.serial:x} is revoked cannot be found out" in caplog.text
+
+
+async def test_a_request_that_is_gone(
+    unprivileged: CertCentralIssuer, connector: CertCentralConfig, client: CertCentralClient
+) -> None:
+    one = await ordered(client, connector)
+    with pytest.raises(RevocationRefused, match="knows of no request 999999999 any more"):
+        await unprivileged.revoke(asked(one, "999999999"))
 
 
 async def test_what_was_revoked_before_it_was_collected_is_not_handed_out(
