@@ -426,15 +426,15 @@ class EnrollmentCode:
     locks: int = 0
     """How often it has been locked since it was last used."""
 
-    def refusal(self, now: datetime) -> str | None:
-        """Say why it cannot begin a transaction at `now`; None when it can."""
+    def refusal(self, now: datetime, *, used_up: bool = False) -> str | None:
+        """Say why it cannot begin a transaction at `now`; None when it can: with `used_up` also without a use left."""
         if self.revoked:
             return "enrollment code has been revoked"
         if self.valid_from is not None and now < self.valid_from:
             return f"enrollment code is not valid before {self.valid_from:%Y-%m-%dT%H:%M:%SZ}"
         if self.expires is not None and now >= self.expires:
             return f"enrollment code expired at {self.expires:%Y-%m-%dT%H:%M:%SZ}"
-        if self.uses is not None and self.used >= self.uses:
+        if self.uses is not None and self.used >= self.uses and not used_up:
             return "enrollment code has been used up"
         return None
 

@@ -18,9 +18,10 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from cmpd import asn1
 from cmpd.asn1 import PKIFailureInfo
@@ -55,8 +56,6 @@ QUICK_SECONDS = 1.0
 """After a submission that took longer no request is held open, until one has been as quick again."""
 OVERLAP = timedelta(minutes=2)
 """By so much more than the time since the last look changes are asked for: clocks differ, and answers take time."""
-FIRST_LOOK = timedelta(days=1)
-"""How far back changes are asked for at the start; what changed before that, the sweep finds."""
 LONGEST_PAUSE = 300.0
 """Between two attempts at an issuer that cannot be reached, in seconds."""
 LOST_SECONDS = 30.0
@@ -130,6 +129,10 @@ class OrderDesk:
     def nudge(self, issuer: str) -> None:
         """There are new orders."""
         self._at(issuer).news.set()
+
+    def unreachable(self, issuer: str) -> bool:
+        """Whether the last attempt at an issuer has failed."""
+        return (issuer, True) in self._failures or (issuer, False) in self._failures
 
     async def settled(self, issuer: str, transaction_id: bytes, orders: int, seconds: float) -> None:
         """Return when the orders of a transaction have been submitted and answered, or after `seconds`.
@@ -212,8 +215,13 @@ class OrderDesk:
             raise faults[0]
         if ended:
             self._failures.pop((name, True), None)
+        if not place.running and self.unreachable(name):
+            place.queue.clear()
+            await issuer.changes(now - OVERLAP)  # whether it is back is tried by asking, and never by an order
         if not place.queue:
             found = await self.store.orders_open(name, (OrderState.intended,), BATCH)
+            if not found and not place.running:
+                self._failures.pop((name, True), None)  # there is nothing left that could fail
             place.queue += (one for one in found if one.due <= now and one.stamp not in place.running)
         while place.queue and len(place.running) < AT_ONCE:
             order = place.queue.popleft()
@@ -243,13 +251,29 @@ class OrderDesk:
         for order in astray:
             if order.due <= now and order.state is OrderState.submitting:
                 await self._move(order, OrderState.unknown, now, private="nobody came back from submitting it")
-        if lost:
-            await self._reconcile(name, issuer, lost)
         due = await self.store.orders_due(name, now, BATCH)
         overdue = [one for one in due if one.state is OrderState.ordered]
-        if overdue:
-            await self._look(issuer, overdue[:LOOKS])
-        await self._poll(name, issuer)
+        trouble: list[Exception] = []
+
+        async def attempt(step: Coroutine[Any, Any, None]) -> None:
+            """What cannot be done keeps nothing else from being done."""
+            try:
+                await step
+            except Exception as error:  # noqa: BLE001  raised in the end
+                trouble.append(error)
+
+        async def search() -> None:
+            if lost:
+                await attempt(self._reconcile(name, issuer, lost))
+
+        async def see() -> None:
+            if overdue:
+                await attempt(self._look(issuer, overdue[:LOOKS]))
+            await attempt(self._poll(name, issuer))
+
+        await asyncio.gather(search(), see())
+        for error in trouble:
+            raise error
         return len(overdue) > LOOKS
 
     async def _poll(self, name: str, issuer: Ordering) -> None:
@@ -260,7 +284,8 @@ class OrderDesk:
             return
         placed = await self.store.tickets(name)
         if placed:
-            since = (now - FIRST_LOOK if before is None else before) - OVERLAP
+            # at the start as far back as a sweep: what changed before that has been looked at, or is due
+            since = (now - timedelta(seconds=issuer.sweep_seconds) if before is None else before) - OVERLAP
             changed = await issuer.changes(since)
             stamps = [stamp for stamp, ticket in placed if changed is None or ticket.partition(":")[0] in changed]
             for at in range(0, len(stamps), LOOKS):
@@ -271,7 +296,6 @@ class OrderDesk:
     # ------------------------------------------------------------------------------------------ the steps
 
     async def _submit(self, issuer: Ordering, order: Order) -> None:
-        now = self.clock()
         try:
             hint = await issuer.prepare(order)
         except OrderRefused as error:
@@ -279,7 +303,8 @@ class OrderDesk:
             return
         except OrderNotDone as error:
             await self._later(order, error)
-            raise IssuerUnavailable(str(error)) from error
+            return
+        now = self.clock()
         lost = now + timedelta(seconds=issuer.submit_seconds + LOST_SECONDS)
         sent = replace(order, state=OrderState.submitting, updated=now, due=lost, ticket=hint)
         try:
@@ -292,7 +317,6 @@ class OrderDesk:
             await self._fail(sent, error)
         except OrderNotDone as error:
             await self._later(sent, error)
-            raise IssuerUnavailable(str(error)) from error
         except OrderUnknown as error:
             await self._move(sent, OrderState.unknown, self.clock(), private=str(error))
         except Exception as error:
@@ -302,9 +326,11 @@ class OrderDesk:
             await self._progress(issuer, sent, answer)
 
     async def _later(self, order: Order, error: OrderNotDone) -> None:
-        """Nothing was done: the same once more, after a while."""
+        """Nothing was done: the same once more, after a while. Raises IssuerUnavailable when others must wait too."""
         due = self.clock() + timedelta(seconds=error.seconds)
-        await self._move(order, OrderState.intended, due, private=str(error), attempts=order.attempts + 1)
+        await self._move(order, OrderState.intended, due, private=str(error), ticket="", attempts=order.attempts + 1)
+        if not error.alone:
+            raise IssuerUnavailable(str(error)) from error
 
     async def _reconcile(self, name: str, issuer: Ordering, lost: Sequence[Order]) -> None:
         known = {ticket for _, ticket in await self.store.tickets(name)}
@@ -312,30 +338,38 @@ class OrderDesk:
         now = self.clock()
         for order in lost:
             answer = found.get(order.stamp)
-            if isinstance(answer, OrderRefused):
-                await self._hold(order, answer.private or answer.text)
+            if isinstance(answer, OrderUnknown):
+                logger.warning("order %s could not be looked for: %s", order.stamp, answer)
+                await self._due(order, now + timedelta(seconds=issuer.poll_seconds))
+            elif isinstance(answer, OrderRefused):
+                await self._hold(order, answer.private or answer.text, ticket="")
             elif answer is not None:
-                await self._progress(issuer, order, answer)
+                await self._progress(issuer, order, answer, found=True)
             elif now - order.updated < timedelta(seconds=issuer.settle_seconds):
                 await self._due(order, now + timedelta(seconds=min(issuer.poll_seconds, issuer.settle_seconds)))
             elif issuer.on_unknown == "resubmit":
-                await self._move(order, OrderState.intended, now, private="not found at the issuer; submitted again")
+                private = "not found at the issuer; submitted again"
+                await self._move(order, OrderState.intended, now, private=private, ticket="")
             else:
-                await self._hold(order, "not found at the issuer; release it to submit it again, or adopt or cancel it")
+                reason = "not found at the issuer; release it to submit it again, or adopt or cancel it"
+                await self._hold(order, reason, ticket="")
 
     async def _look(self, issuer: Ordering, orders: Sequence[Order]) -> None:
         found = await issuer.look(orders)
         for order in orders:
             answer = found.get(order.stamp)
             if answer is None:
-                if order.due <= self.clock():
-                    await self._due(order, self.clock() + timedelta(seconds=issuer.sweep_seconds))
+                await self._due(order, self.clock() + timedelta(seconds=issuer.poll_seconds))
             elif isinstance(answer, OrderRefused):
                 await self._fail(order, answer)
             else:
                 await self._progress(issuer, order, answer)
 
-    async def _progress(self, issuer: Ordering, order: Order, answer: OnOrder | Issued) -> None:
+    async def _progress(self, issuer: Ordering, order: Order, answer: OnOrder | Issued, *, found: bool = False) -> None:
+        """Keep what has become of an order; one that was `found` again is looked at next.
+
+        It may have changed while it was lost, and of that nobody is told a second time.
+        """
         now = self.clock()
         if isinstance(answer, OnOrder):
             if (order.state, order.ticket, order.text) == (OrderState.ordered, answer.ticket, answer.text):
@@ -345,7 +379,7 @@ class OrderDesk:
             await self._move(
                 order,
                 OrderState.ordered,
-                now + timedelta(seconds=issuer.sweep_seconds),
+                now if found else now + timedelta(seconds=issuer.sweep_seconds),
                 ticket=answer.ticket,
                 text=answer.text,
                 private=answer.private,
@@ -353,7 +387,8 @@ class OrderDesk:
             return
         wrong = issuer.difference(order.approved, answer)
         if wrong is not None:
-            await self._hold(order, f"the issuer issued something other than was approved: {wrong}")
+            reason = f"the issuer issued something other than was approved: {wrong}"
+            await self._hold(order, reason, ticket=answer.ticket or order.ticket)
             return
         certificate = IssuedCertificate(
             serial=answer.serial,
@@ -385,11 +420,11 @@ class OrderDesk:
             order, OrderState.failed, self.clock(), text=error.text, private=error.private, fail_info=fail_info
         )
 
-    async def _hold(self, order: Order, private: str) -> None:
+    async def _hold(self, order: Order, private: str, *, ticket: str) -> None:
         logger.error(
             "order %s is held: %s; see `cmpd order show %s`", order.stamp, asn1.printable(private), order.stamp
         )
-        await self._move(order, OrderState.held, self.clock(), private=private)
+        await self._move(order, OrderState.held, self.clock(), private=private, ticket=ticket)
 
     async def _due(self, order: Order, due: datetime) -> None:
         """Nothing has changed; look again then."""

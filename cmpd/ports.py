@@ -444,11 +444,12 @@ class OrderRefused(Exception):
 
 
 class OrderNotDone(Exception):
-    """The issuer has certainly not taken it: it may be asked again after `seconds`."""
+    """The issuer has certainly not taken it: it may be asked again after `seconds`. Others wait too, unless `alone`."""
 
-    def __init__(self, private: str, seconds: float) -> None:
+    def __init__(self, private: str, seconds: float, *, alone: bool = False) -> None:
         super().__init__(private)
         self.seconds = seconds
+        self.alone = alone
 
 
 class OrderUnknown(Exception):
@@ -507,11 +508,12 @@ class Ordering(Protocol):
 
     async def reconcile(
         self, orders: Sequence[Order], known: Collection[str], /
-    ) -> Mapping[str, OnOrder | OrderRefused]:
+    ) -> Mapping[str, OnOrder | OrderRefused | OrderUnknown]:
         """Look for orders of which nobody knows; what is left out is certainly not there.
 
         `known` are the tickets of all others. `OrderRefused` is for what an operator must see to, such as two orders
-        for one. Raises `IssuerUnavailable`, also when not everything could be looked at.
+        for one; `OrderUnknown` for one that cannot be looked for now, while others can. Raises `IssuerUnavailable`,
+        also when not everything could be looked at.
         """
 
     async def changes(self, since: datetime, /) -> Collection[str] | None:
@@ -521,7 +523,7 @@ class Ordering(Protocol):
         """
 
     async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
-        """What has become of orders, by stamp; what is left out is as it was. Raises `IssuerUnavailable`."""
+        """What has become of orders, by stamp; what is left out could not be looked at. Raises `IssuerUnavailable`."""
 
     def difference(self, approved: Approved, issued: Issued, /) -> str | None:
         """Say where a certificate is not what was approved, beyond what this issuer is known to add; None: nowhere."""

@@ -6,6 +6,7 @@
 changes nothing; the same octets again get the same answer again.
 """
 
+import asyncio
 import os
 import time
 from collections import OrderedDict
@@ -73,8 +74,10 @@ OPEN_TRANSACTIONS = 1024
 
 _AGAIN = (TransactionExists, TransactionMoved)
 _NO_GRACE = timedelta()
-_LOOK_SECONDS = 0.5
-"""How often it is looked whether another node has answered a request."""
+COPIES = 64
+"""So many copies of requests that are being answered are held at a time; one more hears what is there."""
+_LOOK_SECONDS = 0.2
+"""How often it is looked whether the request has been answered, at whatever node."""
 
 
 def utc_now() -> datetime:
@@ -99,6 +102,8 @@ class _Office:
     signer: CMPSigner | None
     realms: dict[str, Realm] = field(default_factory=dict)
     open: OrderedDict[bytes, OpenTransaction] = field(default_factory=OrderedDict)
+    copies: int = 0
+    """Copies of requests that wait for the answer to the first one."""
 
     async def realm(self, name: str) -> Realm:
         """Everything that serving a profile needs."""
@@ -318,7 +323,14 @@ class _Conversation:
         """The sender is known: may it, and what comes of it."""
         message, authenticator = received.message, self._office.authenticator
         try:
-            validation.authorise(received, credential, realm.profile, self._now, operation=self._arrival.operation)
+            validation.authorise(
+                received,
+                credential,
+                realm.profile,
+                self._now,
+                operation=self._arrival.operation,
+                used_up=realm.orders,
+            )
         except NotAuthorized:
             # a code that was used up a moment ago, by these very octets: the answer is there
             again = await self._answered_meanwhile(received, request)
@@ -485,10 +497,15 @@ class _Conversation:
 
         Until then it is `waiting`; who was told that would poll for what its other copy has been given.
         """
-        desk, now = self._office.desk, self._office.clock
-        if desk is not None and request == transaction.first_request and transaction.profile == profile:
-            while transaction.state is TransactionState.waiting and (left := still_prompt(transaction.created, now())):
-                await desk.settled(transaction.transaction_id, min(left, _LOOK_SECONDS))
+        office = self._office
+        if request == transaction.first_request and transaction.profile == profile and office.profiles[profile].polling:
+            until = time.monotonic() + still_prompt(transaction.created, office.clock())
+            while transaction.state is TransactionState.waiting and time.monotonic() < until and office.copies < COPIES:
+                office.copies += 1
+                try:
+                    await asyncio.sleep(_LOOK_SECONDS)
+                finally:
+                    office.copies -= 1
                 transaction = await self._store.transaction(transaction.transaction_id) or transaction
         return self._again(transaction, request, profile)
 

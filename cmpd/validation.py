@@ -168,11 +168,18 @@ def kind_of_protection(message: asn1.PKIMessage, rules: Rules) -> None:
 
 
 def authorise(
-    received: Received, credential: Credential, rules: Rules, now: datetime, *, operation: str | None = None
+    received: Received,
+    credential: Credential,
+    rules: Rules,
+    now: datetime,
+    *,
+    operation: str | None = None,
+    used_up: bool = False,
 ) -> None:
     """The checks of RFC 9483 §3.5 that need an authenticated sender, in the order of the section.
 
-    `operation` is the label at the end of the URL's path, if there was one (RFC 9483 §6.1).
+    `operation` is the label at the end of the URL's path, if there was one (RFC 9483 §6.1). `used_up` lets a code pass
+    that has no use left: its holder may ask again for what it has ordered, and the store refuses anything else.
     """
     message = received.message
     _same_credential(received, credential)
@@ -181,7 +188,7 @@ def authorise(
         if isinstance(credential, MacCredential):
             if message.body_type is BodyType.kur:  # RFC 9483 §4.1.3; here, so that the refusal is protected by the MAC
                 raise WrongIntegrity("a kur must be signed with the certificate that it updates")
-            refusal = credential.code.refusal(now)
+            refusal = credential.code.refusal(now, used_up=used_up)
             if refusal is not None:
                 raise NotAuthorized(refusal)
     _sender(message, credential)

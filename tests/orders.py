@@ -7,7 +7,7 @@ from typing import Literal
 
 from cmpd.exchange import Approved, IssuedCertificate, Order, OutsideState, RevocationPolicy, RevocationReason
 from cmpd.issuers.local import LocalIssuer
-from cmpd.ports import Issued, OnOrder, OrderRefused, Revocation
+from cmpd.ports import Issued, IssuerUnavailable, OnOrder, OrderNotDone, OrderRefused, Revocation
 
 
 @dataclass
@@ -32,6 +32,8 @@ class SlowCA:
     done: dict[str, Issued | OrderRefused] = field(default_factory=dict)
     """By ticket: what has come of it."""
     looks: int = 0
+    away: bool = False
+    """It cannot be reached."""
 
     def cmp_credential(self) -> tuple[object, tuple[bytes, ...]]:
         return self.ca.cmp_credential()
@@ -43,6 +45,8 @@ class SlowCA:
         raise AssertionError("is ordered from, and never asked to issue")
 
     async def submit(self, order: Order, /) -> OnOrder | Issued:
+        if self.away:
+            raise OrderNotDone("it cannot be reached", 10.0)
         if self.before:
             raise self.before.pop(0)
         ticket = f"order-{len(self.orders) + 1}"
@@ -64,6 +68,7 @@ class SlowCA:
     async def reconcile(
         self, orders: Sequence[Order], known: Collection[str], /
     ) -> Mapping[str, OnOrder | OrderRefused]:
+        self._reach()
         found: dict[str, OnOrder | OrderRefused] = {}
         for order in orders:
             tickets = [ticket for ticket, one in self.orders.items() if one.stamp == order.stamp]
@@ -72,17 +77,25 @@ class SlowCA:
         return found
 
     async def changes(self, since: datetime, /) -> Collection[str] | None:
+        self._reach()
         return set(self.done)
 
     async def look(self, orders: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
+        self._reach()
         self.looks += 1
-        return {one.stamp: self.done[one.ticket] for one in orders if one.ticket in self.done}
+        return {one.stamp: self.done.get(one.ticket, OnOrder(one.ticket, one.text)) for one in orders}
 
     def difference(self, approved: Approved, issued: Issued, /) -> str | None:
+        if approved.spki not in issued.der:
+            return "subjectPublicKeyInfo differs"
         return None if approved.subject in issued.der else "subject differs"
 
     async def withdraw(self, order: Order, /) -> None:
         self.done[order.ticket] = OrderRefused("cancelled")
+
+    def _reach(self) -> None:
+        if self.away:
+            raise IssuerUnavailable("it cannot be reached")
 
     # What a test does
 

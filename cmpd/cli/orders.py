@@ -163,17 +163,17 @@ def release(path: Path, stamp: str, *, yes: bool, json: bool) -> None:
             order = await _find(store, seen.stamp)
             if order.step != seen.step:
                 raise _moved(order)
-            if order.ticket:
+            if _is_placed(order):
                 return await _move(store, order, OrderState.ordered, "released, to be looked at again")
             return await _move(store, order, OrderState.intended, "released, to be submitted again")
 
     with faults():
         settings = Settings.load(path)
         seen = asyncio.run(read())
-        if not seen.ticket and not yes:
+        if not _is_placed(seen) and not yes:
             _confirm_release(seen)
         order = asyncio.run(change(seen))
-    what = f"is looked at again at the issuer, as {plain(order.ticket)}" if order.ticket else "is submitted again"
+    what = f"is looked at again at the issuer, as {plain(order.ticket)}" if _is_placed(seen) else "is submitted again"
     _done(order, f"{order.stamp} {what}. {_NEXT}", json=json)
 
 
@@ -319,6 +319,11 @@ def _may(order: Order, done: str, states: frozenset[OrderState] | set[OrderState
     raise OperatorError(f"order {order.stamp}: cannot be {done}: {plain(why)}")
 
 
+def _is_placed(order: Order) -> bool:
+    """Whether the issuer has it; the ticket of one that is unknown only says where to look for it."""
+    return bool(order.ticket) and order.state is not OrderState.unknown
+
+
 def _moved(order: Order) -> OperatorError:
     return OperatorError(
         f"order {order.stamp}: somebody else has moved it meanwhile, and nothing was changed;"
@@ -366,13 +371,13 @@ async def _withdraw(store: AdminStore, seen: Order, held: Order, issuer: Orderin
             found = (await issuer.reconcile([held], known)).get(held.stamp)
             if found is None:
                 return held, False
-            if isinstance(found, OrderRefused):
+            if isinstance(found, OrderRefused | OrderUnknown):
                 raise found
             held = replace(held, ticket=found.ticket)
         await issuer.withdraw(held)
     except (OrderRefused, OrderNotDone, OrderUnknown, IssuerUnavailable, IssuerFailure) as error:
         was_unknown = seen.state is OrderState.unknown
-        back = OrderState.ordered if was_unknown and held.ticket else seen.state
+        back = OrderState.ordered if was_unknown and held.ticket != seen.ticket else seen.state
         await _move(store, held, back, "", note=_noted(seen, f"not cancelled: {_why(error)}"))
         raise OperatorError(
             f"order {seen.stamp} is not cancelled, for the issuer does not withdraw it: {_why(error)};"

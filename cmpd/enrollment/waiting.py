@@ -17,24 +17,33 @@ from cmpd.protection import MacCredential
 
 PROMPT_SECONDS = 2.0
 """How long a request is held open at most for an issuer that answers at once; then the EE is told to wait."""
+_ASK_AGAIN = "the certificate is on order; ask for it again later, with the same key"
+NO_POLLING_SECONDS = 10.0
+"""The same where the EE cannot poll, so that there is more that it need not ask for again."""
 _STAMP_OCTETS = 12
 
 
 async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMPError]], *, implicit: bool) -> bytes:
     """Keep what is to be ordered, and only then have it ordered; answer `waiting`, or what came at once.
 
-    The same request in another transaction orders nothing: it waits for what was ordered before. Raises CMPError.
+    The same request in another transaction orders nothing: it waits for what was ordered before. Where EEs cannot poll
+    the answer is systemUnavail instead of `waiting`, and nothing is ordered from who cannot be reached.
+
+    Raises CMPError.
     """
     store, desk = _orders(operation), operation.desk
     assert desk is not None
     orders = [_order(operation, cert_req_id, one, implicit=implicit) for cert_req_id, one in decided]
     conditions = [one.conditions if isinstance(one, Decided) else Conditions() for _, one in decided]
-    answer = _waiting(operation, orders)
+    polls = operation.realm.profile.polling
+    answer = _waiting(operation, orders) if polls else _later(operation, orders)
     transaction = operation.transaction(TransactionState.waiting, answer)
     before = await _placed_before(operation, store, orders)
     if before:
         await store.hand_over(before, transaction)
     else:
+        if not polls and any(desk.unreachable(one.issuer) for one in orders):
+            raise SystemUnavail("the issuing CA is not available; try again later", private="nothing was ordered")
         code = operation.credential.code.id if isinstance(operation.credential, MacCredential) else None
         try:
             await store.intend(transaction, orders, code=code, now=operation.now, conditions=conditions)
@@ -45,10 +54,14 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
     if not before:
         issuer = operation.realm.profile.issuer
         desk.nudge(issuer)
-        await desk.settled(issuer, operation.received.transaction_id, len(orders), PROMPT_SECONDS)
+        seconds = PROMPT_SECONDS if polls else NO_POLLING_SECONDS
+        await desk.settled(issuer, operation.received.transaction_id, len(orders), seconds)
     kept = await store.orders_of(operation.received.transaction_id)
-    late = (desk.clock() - operation.now).total_seconds() > 1.25 * PROMPT_SECONDS
+    late = polls and (desk.clock() - operation.now).total_seconds() > 1.25 * PROMPT_SECONDS
     if late or any(one.state in OPEN_ORDERS for one in kept):
+        if not polls:
+            operation.exchange.outcome = "rejection"
+            operation.exchange.fail_info, operation.exchange.reason = PKIFailureInfo.systemUnavail.name, _ASK_AGAIN
         return answer
     try:
         return await _deliver(operation, store, kept, first=True)
@@ -157,6 +170,15 @@ def _waiting(operation: Operation, orders: Sequence[Order]) -> bytes:
     body = reply.RESPONSE_OF[operation.received.message.body_type]
     return operation.replier.message(
         reply.cert_rep(body, [reply.cert_response(one.cert_req_id, status) for one in orders])
+    )
+
+
+def _later(operation: Operation, orders: Sequence[Order]) -> bytes:
+    """The same for an EE that cannot poll: a refusal that is none for good (RFC 9483 §3.6.4)."""
+    body = reply.RESPONSE_OF[operation.received.message.body_type]
+    refused = reply.rejection(SystemUnavail(_ASK_AGAIN))
+    return operation.replier.message(
+        reply.cert_rep(body, [reply.cert_response(one.cert_req_id, refused) for one in orders])
     )
 
 

@@ -160,6 +160,10 @@ class EnrollmentConfig(Table):
     on_missing_certconf says so."""
     several_requests: StrictBool = False
     """Accept more than one CertReqMsg in a message (RFC 9810); RFC 9483 has exactly one."""
+    polling: StrictBool = True
+    """Clients can ask again for a certificate that takes its time (RFC 9483 §4.4). With false none is told to wait:
+    what is not there within seconds gets systemUnavail, and so does everything while the issuer cannot be reached. The
+    same request, with the same key, later gets what was ordered."""
     message_time_tolerance: Tolerance = timedelta(minutes=5)
     """How far messageTime may be from the time here; "off" does not check it."""
     trusted_certificates: tuple[str, ...] = ()

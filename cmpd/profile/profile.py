@@ -75,6 +75,8 @@ class Profile:
     implicit_confirm: bool
     confirm_wait: timedelta
     several_requests: bool
+    polling: bool
+    """Whether clients can be told to wait."""
     message_time_tolerance: timedelta | None
     """None: messageTime is not checked."""
     missing_transaction_id: bool
@@ -185,6 +187,7 @@ class Profile:
             implicit_confirm=enrollment.implicit_confirm,
             confirm_wait=enrollment.confirm_wait,
             several_requests=enrollment.several_requests,
+            polling=enrollment.polling,
             message_time_tolerance=enrollment.message_time_tolerance,
             missing_transaction_id=enrollment.legacy.missing_transaction_id,
             short_nonces=enrollment.legacy.short_nonces,

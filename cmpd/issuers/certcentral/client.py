@@ -46,6 +46,8 @@ PAGE: Final = 1000
 """Rows of a page of a list."""
 LONGEST_CHANGES: Final = timedelta(days=7)
 """How far back status-changes looks (Services API, "Status change list")."""
+LIMITS: Final = (100, 1000)
+"""What DigiCert admits for an API key in any 5 seconds and in any 3 minutes."""
 PATIENCE: Final = 30.0
 """So many seconds a write waits for its turn at most; then nothing was done."""
 _CHUNK: Final = 64 * 1024
@@ -152,7 +154,7 @@ class CertCentralClient:
         self._session: aiohttp.ClientSession | None = None
         self._limited_in_a_row = 0
         windows = ((config.requests_per_5_seconds, 5.0), (config.requests_per_3_minutes, 180.0))
-        self.budget = Budget(windows, config.queue, clock=clock, sleep=sleep)
+        self.budget = Budget(windows, config.queue, clock=clock, sleep=sleep, limits=LIMITS)
         self.breaker = Breaker(config.failures_to_open, config.pause.total_seconds(), clock=clock)
         self.counters = Counters()
 
@@ -394,7 +396,7 @@ class CertCentralClient:
     ) -> _Answer:
         """One call in its turn. Raises Open or Overloaded before anything is sent."""
         self.breaker.check()
-        await self.budget.take(None if method == "GET" else PATIENCE)
+        at = await self.budget.take(None if method == "GET" else PATIENCE)
         tries = self.breaker.enter()
         failed: bool | None = None
         try:
@@ -402,6 +404,7 @@ class CertCentralClient:
             self.counters.calls += 1
             failed = bool(answer.fault)
         finally:
+            self.budget.ended(at)
             self.breaker.leave(failed=failed, tries=tries)
         self.counters.failed += failed
         if answer.status == 429:

@@ -4,6 +4,8 @@ A ticket is the order's number; of a reissue or duplicate it is `ORDER:CERTIFICA
 What is about to be the renewal of an order has `+ORDER`, until it has a number of its own.
 """
 
+import asyncio
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,11 +21,11 @@ from cmpd.issuers import IssuerConfigError, validate
 from cmpd.issuers.certcentral import answers, doctor, orders, revocation
 from cmpd.issuers.certcentral.answers import Done, NotDone, OrderInfo, Refused, Standing, Unknown
 from cmpd.issuers.certcentral.checking import Checked, check
-from cmpd.issuers.certcentral.client import CallFailed, CallRefused, CertCentralClient
+from cmpd.issuers.certcentral.client import PATIENCE, CallFailed, CallRefused, CertCentralClient
 from cmpd.issuers.certcentral.collecting import collect
 from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.options import Family, ProfileFacts, ProfileOptions, profile_faults
-from cmpd.issuers.certcentral.pacing import Open, Overloaded
+from cmpd.issuers.certcentral.pacing import BreakerState, Open, Overloaded
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again
 from cmpd.ports import (
     Diagnosis,
@@ -38,10 +40,14 @@ from cmpd.ports import (
 )
 from cmpd.profile import Profile
 
+logger = logging.getLogger(__name__)
+
 LONGEST_WINDOW = timedelta(days=7)
 """As far back as CertCentral tells what has changed."""
 KEY_PAUSE = 60.0
 """Seconds until the next attempt when the API key is refused: the operator has to act, the orders wait."""
+_AT_ONCE = 8
+"""Orders that are looked at side by side."""
 _NOT_DONE_PAUSE = 10.0
 _WAITS = {
     Standing.waiting: "the issuing CA is validating the request",
@@ -69,6 +75,10 @@ class _Use:
     kind: Family
 
 
+class _NoProfile(Exception):
+    """The profile of an order has been taken away; the text is for the log."""
+
+
 @dataclass(slots=True)
 class CertCentralIssuer:
     """DigiCert CertCentral, one account and division."""
@@ -79,6 +89,8 @@ class CertCentralIssuer:
     clock: Any = field(default=lambda: datetime.now(UTC), repr=False)
     outside_effects: Literal[True] = True
     _uses: dict[str, _Use] = field(default_factory=dict)
+    _seen: dict[int, OrderInfo] = field(default_factory=dict, repr=False)
+    """Orders that were looked at in search of others."""
 
     @classmethod
     def from_config(cls, table: Mapping[str, Any], *, base: Path, url: str, name: str) -> Self:
@@ -142,15 +154,16 @@ class CertCentralIssuer:
 
     @property
     def submit_seconds(self) -> float:
-        """See `ports.Ordering`."""
-        return self.client.longest_write
+        """See `ports.Ordering`: a duplicate begins with reading its original."""
+        return PATIENCE + self.client.longest_write
 
     async def prepare(self, order: Order, /) -> str:
         """Find out what a kur is over there, before it is asked for; see `ports.Ordering`."""
-        use, approved = self._use(order), order.approved
-        if approved.updates is None:
-            return ""
+        approved = order.approved
         try:
+            use = self._use(order)
+            if approved.updates is None:
+                return ""
             old: OrderInfo | None = None
             try:
                 old = await self.client.order_info(f"{approved.updates:032x}")
@@ -158,8 +171,8 @@ class CertCentralIssuer:
                 if not error.not_found:
                     raise
             way = orders.renewal(approved, use.kind, use.options, old, self.clock())
-        except orders.NotNow as error:
-            raise OrderNotDone(str(error), self.poll_seconds) from error
+        except (orders.NotNow, _NoProfile) as error:
+            raise OrderNotDone(str(error), self.poll_seconds, alone=True) from error
         except orders.Unorderable as error:
             raise OrderRefused(str(error)) from error
         except CallRefused as error:
@@ -172,15 +185,15 @@ class CertCentralIssuer:
 
     async def submit(self, order: Order, /) -> OnOrder | Issued:
         """Place an order, or have one reissued or duplicated for a kur; see `ports.Ordering`."""
-        use, approved = self._use(order), order.approved
-        again = order.ticket.endswith(":")
+        again, approved = order.ticket.endswith(":"), order.approved
         try:
-            outcome = await self._place(use, approved, order.ticket)
-        except orders.NotNow as error:
-            raise OrderNotDone(str(error), self.poll_seconds) from error
+            use = self._use(order)
+            outcome = await self._place(use, order)
+        except (orders.NotNow, _NoProfile) as error:
+            raise OrderNotDone(str(error), self.poll_seconds, alone=True) from error
         except orders.Unorderable as error:
             raise OrderRefused(str(error)) from error
-        except (CallFailed, Open, Overloaded) as error:  # on the way to the order, before it
+        except (CallFailed, Open, Overloaded, TimeoutError) as error:  # on the way to the order, before it
             raise OrderNotDone(str(error), getattr(error, "retry_after", 0.0) or _NOT_DONE_PAUSE) from error
         except CallRefused as error:
             raise self._refusal(error.refused) from error
@@ -198,29 +211,39 @@ class CertCentralIssuer:
                 return replace(issued, ticket=ticket)
         return OnOrder(ticket, _WAITS[Standing.waiting])
 
-    async def _place(self, use: _Use, approved: Approved, hint: str) -> answers.Ordered | Refused | NotDone | Unknown:
-        facts, options, config, csr = use.facts, use.options, self.config, approved.request
+    async def _place(self, use: _Use, placed: Order) -> answers.Ordered | Refused | NotDone | Unknown:
+        facts, options, config, approved, hint = use.facts, use.options, self.config, placed.approved, placed.ticket
+        csr, mark = approved.request, orders.mark_of(placed)
         if not hint.endswith(":"):
             renewal_of = int(hint[1:]) if hint.startswith("+") else None
-            prepared = orders.order(approved, facts, options, config, now=self.clock(), csr=csr, renewal_of=renewal_of)
+            prepared = orders.order(
+                approved, facts, options, config, mark=mark, now=self.clock(), csr=csr, renewal_of=renewal_of
+            )
             return await self.client.order(prepared.product, prepared.body)
         number = int(hint[:-1])
         if options.renew_strategy == "duplicate":
-            original = await self.client.order_info(number)
-            body = orders.duplicate(approved, facts, options, config, original, csr=csr)
+            async with asyncio.timeout(PATIENCE):
+                original = await self.client.order_info(number)
+            body = orders.duplicate(approved, facts, options, config, original, mark=mark, csr=csr)
             return await self.client.duplicate(number, body)
-        return await self.client.reissue(number, orders.reissue(approved, facts, options, config, csr=csr))
+        return await self.client.reissue(number, orders.reissue(approved, facts, options, config, mark=mark, csr=csr))
 
     async def reconcile(
         self, orders_: Sequence[Order], known: Collection[str], /
-    ) -> Mapping[str, OnOrder | OrderRefused]:
+    ) -> Mapping[str, OnOrder | OrderRefused | OrderUnknown]:
         """Look for orders whose answer was lost, with one sweep for all; see `ports.Ordering`."""
-        found: dict[str, OnOrder | OrderRefused] = {}
+        found: dict[str, OnOrder | OrderRefused | OrderUnknown] = {}
         try:
+            for order in orders_:
+                try:
+                    self._use(order)
+                except _NoProfile as error:
+                    found[order.stamp] = OrderUnknown(str(error))
+            orders_ = [one for one in orders_ if one.stamp not in found]
             new = [one for one in orders_ if not one.ticket.endswith(":")]
             numbers = {int(ticket.partition(":")[0]) for ticket in known if ticket[:1].isdigit() and ":" not in ticket}
             sought = [self._sought(one) for one in new]
-            for order, result in zip(new, await find(self.client, sought, known=numbers), strict=True):
+            for order, result in zip(new, await find(self.client, sought, known=numbers, seen=self._seen), strict=True):
                 if result.is_alarming:
                     named = ", ".join(str(one.order_id) for one in result.orders)
                     found[order.stamp] = OrderRefused(
@@ -233,7 +256,7 @@ class CertCentralIssuer:
             for order in orders_:
                 if order.ticket.endswith(":"):
                     number, approved = int(order.ticket[:-1]), order.approved
-                    again = await find_again(self.client, number, approved.spki, orders.stamp(approved))
+                    again = await find_again(self.client, number, approved.spki, orders.mark_of(order))
                     if again:
                         ticket = f"{number}:{again[0].certificate_id or ''}"
                         found[order.stamp] = OnOrder(ticket, _WAITS[Standing.waiting])
@@ -243,7 +266,7 @@ class CertCentralIssuer:
 
     def _sought(self, order: Order) -> Sought:
         use, approved = self._use(order), order.approved
-        return Sought(use.product, approved.spki, orders.stamp(approved), order.created, self.config.division)
+        return Sought(use.product, approved.spki, orders.mark_of(order), order.created, self.config.division)
 
     # ------------------------------------------------------------------------------------------ what has become of it
 
@@ -258,18 +281,30 @@ class CertCentralIssuer:
     async def look(self, orders_: Sequence[Order], /) -> Mapping[str, OnOrder | Issued | OrderRefused]:
         """Order info for each, and the certificate where it is there; see `ports.Ordering`."""
         found: dict[str, OnOrder | Issued | OrderRefused] = {}
-        for order in orders_:
-            try:
-                answer = await self._look(order)
-            except CallRefused as error:
-                if error.refused.of_key:
-                    raise IssuerUnavailable(str(error)) from error
-                answer = OnOrder(order.ticket, order.text, private=str(error))
-            except (CallFailed, Open, Overloaded) as error:
-                if not found:
-                    raise IssuerUnavailable(str(error)) from error
-                break  # the rest another time
-            found[order.stamp] = answer
+        failed: list[Exception] = []
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def look_at(order: Order) -> None:
+            async with gate:
+                if failed:
+                    return
+                try:
+                    found[order.stamp] = await self._look(order)
+                except CallRefused as error:
+                    if error.refused.of_key:
+                        failed.append(error)
+                    else:
+                        found[order.stamp] = OnOrder(order.ticket, order.text, private=str(error))
+                except (_NoProfile, CallFailed) as error:
+                    logger.warning("order %s could not be looked at: %s", order.stamp, error)
+                    if self.client.breaker.state is not BreakerState.closed:  # it is not this one only
+                        failed.append(error)
+                except (Open, Overloaded) as error:
+                    failed.append(error)
+
+        await asyncio.gather(*map(look_at, orders_))
+        if failed and not found:
+            raise IssuerUnavailable(str(failed[0])) from failed[0]
         return found
 
     async def _look(self, order: Order) -> OnOrder | Issued | OrderRefused:
@@ -293,7 +328,7 @@ class CertCentralIssuer:
         self, use: _Use, order: Order, info: OrderInfo, certificate: str
     ) -> OnOrder | Issued | OrderRefused:
         """A reissue or duplicate: a certificate beside others of its order."""
-        for again in await find_again(self.client, info.order_id, order.approved.spki, orders.stamp(order.approved)):
+        for again in await find_again(self.client, info.order_id, order.approved.spki, orders.mark_of(order)):
             if again.certificate_id is None:
                 if answers.standing(again.status) is Standing.dead:
                     return OrderRefused(f"the issuing CA has refused: the request is {again.status}")
@@ -408,6 +443,6 @@ class CertCentralIssuer:
         try:
             return self._uses[order.approved.profile]
         except KeyError:
-            raise IssuerUnavailable(
+            raise _NoProfile(
                 f"profile {order.approved.profile} orders no longer here; put it back, or cancel its orders"
             ) from None

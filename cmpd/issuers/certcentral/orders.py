@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Final, Literal
 
-from cmpd.exchange import Approved
+from cmpd.exchange import Approved, Order
 from cmpd.issuers.certcentral.answers import JSON, OrderInfo, Standing
 from cmpd.issuers.certcentral.config import CertCentralConfig
 from cmpd.issuers.certcentral.content import Content
@@ -64,18 +64,9 @@ class PreparedOrder:
     """Our mark in it."""
 
 
-def stamp(approved: Approved) -> str:
-    """Our mark on the order of a request: the same for the same transaction and key, and for no other."""
-    digest = hashlib.sha256()
-    for part in (
-        approved.profile.encode(),
-        approved.transaction_id,
-        str(approved.cert_req_id).encode(),
-        approved.spki,
-    ):
-        digest.update(len(part).to_bytes(4))
-        digest.update(part)
-    return f"cmpd:{digest.hexdigest()[:40]}"
+def mark_of(order: Order) -> str:
+    """Our mark on what is ordered: it stays when another transaction takes the order over, as the stamp does."""
+    return f"cmpd:{hashlib.sha256(order.stamp.encode()).hexdigest()[:40]}"
 
 
 def spki_sha256(spki: bytes) -> str:
@@ -98,11 +89,15 @@ def order(
     options: ProfileOptions,
     config: CertCentralConfig,
     *,
+    mark: str,
     now: datetime,
     csr: bytes | None = None,
     renewal_of: int | None = None,
 ) -> PreparedOrder:
-    """A new order; `csr` is the PKCS #10 of a p10cr, `renewal_of` the order that it follows. Raises Unorderable."""
+    """A new order with our mark; `csr` is the PKCS #10 of a p10cr, `renewal_of` the order that it follows.
+
+    Raises Unorderable.
+    """
     product, kind = kind_of(profile, options)
     if approved.not_before > now + _LATEST_START:
         raise Unorderable("validity.allow_request_override: CertCentral issues at once, and not for a later notBefore")
@@ -129,7 +124,6 @@ def order(
     body["disable_renewal_notifications"] = options.disable_renewal_notifications
     if renewal_of is not None:
         body["renewal_of_order_id"] = renewal_of
-    mark = stamp(approved)
     fields = _custom_fields(approved, profile, config)
     if config.stamp_field is not None:
         fields.append({"metadata_id": config.stamp_field, "value": mark})
@@ -146,6 +140,7 @@ def reissue(
     options: ProfileOptions,
     config: CertCentralConfig,
     *,
+    mark: str,
     csr: bytes | None = None,
 ) -> JSON:
     """The body of a reissue (Services API, "Reissue certificate"). Raises Unorderable."""
@@ -153,7 +148,7 @@ def reissue(
     certificate = _certificate(approved, profile, options, config, kind, csr)
     if not is_smime(kind):
         certificate["cert_validity"] = {"days": certificate_days(approved)}
-    return {"certificate": certificate, "skip_approval": config.skip_approval, "comments": stamp(approved)}
+    return {"certificate": certificate, "skip_approval": config.skip_approval, "comments": mark}
 
 
 def duplicate(
@@ -163,13 +158,14 @@ def duplicate(
     config: CertCentralConfig,
     original: OrderInfo,
     *,
+    mark: str,
     csr: bytes | None = None,
 ) -> JSON:
     """The body of a duplicate: the original but for its key (Services API, "Duplicate certificate").
 
     Raises Unorderable, also when the names are not those of the original.
     """
-    body = reissue(approved, profile, options, config, csr=csr)
+    body = reissue(approved, profile, options, config, mark=mark, csr=csr)
     certificate = body["certificate"]
     given = {name.lower() for name in (*certificate.get("dns_names", ()), *certificate.get("emails", ()))}
     known = {name.lower() for name in (*original.dns_names, *original.emails)}

@@ -5,6 +5,7 @@ Breaker   after some failures in a row no call for a while, then a single one th
 """
 
 import asyncio
+import contextlib
 import enum
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,23 +25,37 @@ class Budget:
     """At most `calls` in any `seconds`, for each of the windows; whoever waits is let through in turn.
 
     An exact count and not a bucket that refills: no window of the other side ever holds more than the budget.
+
+    Nobody remembers what a process before this one has called. With `limits`, what the other side admits in each
+    window, a budget begins as if one like it had just been used up: at first it has only what the limits leave.
     """
 
     def __init__(
-        self, windows: Sequence[tuple[int, float]], waiting: int, *, clock: Monotonic, sleep: Sleep = asyncio.sleep
+        self,
+        windows: Sequence[tuple[int, float]],
+        waiting: int,
+        *,
+        clock: Monotonic,
+        sleep: Sleep = asyncio.sleep,
+        limits: Sequence[int] = (),
     ) -> None:
         self._windows = tuple((calls, seconds * _SLACK) for calls, seconds in windows)
         self._most_waiting = waiting
         self._clock = clock
         self._sleep = sleep
         self._made: deque[float] = deque(maxlen=max(calls for calls, _ in windows))
+        at = clock()
+        for (calls, seconds), most in sorted(zip(self._windows, limits, strict=False), key=lambda one: one[0][1]):
+            assumed = min(calls, max(0, 2 * calls - most))
+            self._made.extendleft([at] * (assumed - len(self._made)))
+            at = clock() - seconds  # a longer window has more, and that was before the shorter one
         self._turn = asyncio.Lock()
         self._not_before = float("-inf")
         self.waiting = 0
         """How many calls wait for their turn."""
 
-    async def take(self, patience: float | None = None) -> None:
-        """Return when a call may be made.
+    async def take(self, patience: float | None = None) -> float:
+        """Return when a call may be made; what is returned says `ended` which one it is.
 
         Raises Overloaded at once when too many wait, and when it is not its turn within `patience` seconds.
         """
@@ -59,11 +74,19 @@ class Budget:
                     if now + wait > until:
                         raise Overloaded(f"its turn is only in {max(wait, 0):.0f} seconds")
                     await self._sleep(wait)
-                self._made.append(self._clock())
+                at = self._clock()
+                self._made.append(at)
+                return at
             finally:
                 self._turn.release()
         finally:
             self.waiting -= 1
+
+    def ended(self, at: float) -> None:
+        """The call that was let through `at` has its answer: it counts from now, for it may have arrived only now."""
+        with contextlib.suppress(ValueError):  # it is that long ago
+            self._made.remove(at)
+        self._made.append(self._clock())
 
     def pause(self, seconds: float) -> None:
         """Let nobody through for so long; a longer pause stays."""

@@ -25,6 +25,7 @@ CLOCK_SKEW: Final = timedelta(minutes=15)
 """By so much the API's clock may be behind ours."""
 _PAGE: Final = 100
 _MOST_PAGES: Final = 50
+_MOST_SEEN: Final = _MOST_PAGES * _PAGE
 _STAMP: Final = re.compile(r"cmpd:[0-9a-f]{40}")
 _ARMOUR: Final = re.compile(r"-----BEGIN [A-Z ]+-----(.*?)-----END [A-Z ]+-----", re.DOTALL)
 
@@ -69,16 +70,25 @@ class _Sweep:
 
 
 async def find(
-    client: CertCentralClient, sought: Sequence[Sought], *, known: Collection[int] = (), most: int = 500
+    client: CertCentralClient,
+    sought: Sequence[Sought],
+    *,
+    known: Collection[int] = (),
+    seen: dict[int, OrderInfo] | None = None,
+    most: int = 500,
 ) -> list[Found]:
     """Look for lost orders, one answer for each in the same order. `known` are orders of other transactions.
 
-    At most `most` orders are looked at in detail. Raises CallRefused, CallFailed.
+    At most `most` orders are looked at in detail, those that have been `seen` before aside: keys and marks never
+    change, and what one call could not finish the next one does. Raises CallRefused, CallFailed.
     """
+    seen = {} if seen is None else seen
     sweeps: dict[tuple[str, int | None], _Sweep] = {}
     for place in {(one.product, one.container) for one in sought}:
         since = min(one.since for one in sought if (one.product, one.container) == place)
-        sweeps[place] = await _sweep(client, *place, since - CLOCK_SKEW, known, most)
+        sweeps[place] = await _sweep(client, *place, since - CLOCK_SKEW, known, seen, most)
+    while len(seen) > _MOST_SEEN:
+        del seen[min(seen)]
     found = []
     for one in sought:
         sweep = sweeps[one.product, one.container]
@@ -88,10 +98,17 @@ async def find(
 
 
 async def _sweep(
-    client: CertCentralClient, product: str, container: int | None, since: datetime, known: Collection[int], most: int
+    client: CertCentralClient,
+    product: str,
+    container: int | None,
+    since: datetime,
+    known: Collection[int],
+    seen: dict[int, OrderInfo],
+    most: int,
 ) -> _Sweep:
     sweep, filters = _Sweep(), {"product_name_id": product} | ({} if container is None else {"container_id": container})
-    seen: set[int] = set()
+    taken: set[int] = set()
+    asked = 0
     for page in range(_MOST_PAGES):
         rows = await client.orders(filters, limit=_PAGE, offset=page * _PAGE)
         numbers = [row.order_id for row in rows]
@@ -101,18 +118,26 @@ async def _sweep(
                 if newest_first:
                     return sweep
                 continue
-            if row.order_id in seen or row.order_id in known:
+            if row.order_id in taken or row.order_id in known:
                 continue
-            seen.add(row.order_id)
-            if len(sweep.infos) >= most:
+            taken.add(row.order_id)
+            if row.order_id in seen:
+                sweep.infos.append(seen[row.order_id])
+                continue
+            if asked >= most:
                 sweep.complete = False
                 return sweep
+            asked += 1
             try:
-                sweep.infos.append(await client.order_info(row.order_id))
+                info = await client.order_info(row.order_id)
             except CallRefused as error:
                 if not error.not_found:
                     raise
                 sweep.complete = False
+                continue
+            sweep.infos.append(info)
+            if key_of(info.csr) is not None or stamps(info):
+                seen[row.order_id] = info
         if len(rows) < _PAGE:
             return sweep
     sweep.complete = False

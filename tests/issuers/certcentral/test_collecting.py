@@ -9,7 +9,7 @@ from cmpd.issuers.certcentral.client import CallRefused
 from cmpd.issuers.certcentral.collecting import collect
 from tests.certcentral import CertCentral
 from tests.issuers.certcentral import world
-from tests.issuers.certcentral.world import approved, placed, prepared, profile
+from tests.issuers.certcentral.world import approved, mark, placed, prepared, profile
 
 
 @pytest.mark.parametrize("quirk", ["none", "hide_chain", "hide_certificate_id"])
@@ -33,7 +33,9 @@ async def test_a_download_of_another_certificate_is_not_the_last_word(
     first = await placed(client, prepared(approved("private"), "private", connector))
     central.set(order=first.order_id, wrong_pem=True)
     again = approved("private")
-    body = orders.reissue(again, ProfileFacts.of(profile("private")), world.options("private"), connector)
+    body = orders.reissue(
+        again, ProfileFacts.of(profile("private")), world.options("private"), connector, mark=mark(again)
+    )
     done = await client.reissue(first.order_id, body)
     assert isinstance(done, Ordered)
     assert done.certificate_id is not None

@@ -1,99 +1,19 @@
 """An EE speaks CMP, CertCentral answers: all between them is cmpd, and the CA is a simulator with its own PKI."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
-from cmpd.asn1 import BodyType, PKIStatus, der, oids
-from cmpd.enrollment import waiting
+from cmpd.asn1 import BodyType, PKIStatus, der
 from cmpd.exchange import CertificateStatus, OrderState, OutsideState
 from cmpd.issuers.certcentral import CertCentralIssuer
-from cmpd.issuers.local import LocalIssuer
-from cmpd.ordering import OrderDesk
 from cmpd.ports import IssuerUnavailable
-from cmpd.profile import Profile
 from cmpd.revoking import RevocationDesk
 from tests.certcentral import CertCentral
-from tests.ee import EE, Answer, extension, new_key
+from tests.ee import EE, new_key
+from tests.issuers.certcentral.enrolling import ADA, ask, names, poll, work
 from tests.world import World
-
-ADA = "ada@example.com"
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 0.0)
-
-
-@pytest.fixture
-async def central() -> AsyncIterator[CertCentral]:
-    async with CertCentral().running(port=0) as central:
-        yield central
-
-
-@pytest.fixture
-async def issuer(world: World, central: CertCentral) -> AsyncIterator[CertCentralIssuer]:
-    """A connector, with a profile for mailboxes and one for public TLS servers."""
-    key = world.base / "api.key"
-    key.write_text(central.key("admin"))
-    key.chmod(0o600)
-    table = {"base_url": central.url, "api_key_file": str(key), "connect_timeout": "5s", "read_timeout": "5s"}
-    issuer = CertCentralIssuer.from_config(table, base=world.base, url="http://127.0.0.1", name="local")
-    issuer.clock = central.clock.now
-    world.clock.now = central.clock.now().replace(microsecond=0)
-    assert isinstance(world.issuer, LocalIssuer)
-    world.signer, world.issuer = world.issuer, issuer
-    world.desk = OrderDesk(world.store, {"local": issuer}, world.clock)
-    codes = {"authentication_method": "enrollment_code"}
-    mail = {
-        "base_template": "public-smime",
-        "certificate_type": {"validation_type": "mailbox", "generation": "multipurpose"},
-        "enrollment": codes,
-        "renewal": {"reject_outside_window": False},
-    }
-    server = {
-        "base_template": "certcentral-public-server",
-        "enrollment": codes,
-        "certificate_type": {"validation_type": "domain"},
-        "issuer_options": {"product": "ssl_dv_geotrust"},
-        "renewal": {"reject_outside_window": False},
-    }
-    for name, more in (("mail", mail), ("server", server)):
-        profile = Profile.from_config(name, {"id": f"profile-{name}-{'x' * 20}", "issuer": "local", **more}, world.base)
-        assert issuer.use(profile) == []
-        world.profiles[name] = profile
-    world.restart()
-    yield issuer
-    await issuer.close()
-
-
-def names(*values: bytes) -> dict[str, Any]:
-    return {"extensions": [extension(oids.SUBJECT_ALT_NAME, der.sequence(*values))]}
-
-
-MAIL = names(der.tlv(0x81, ADA.encode()))
-
-
-async def work(world: World, central: CertCentral, seconds: float = 0.0) -> None:
-    """Let time pass on both sides, and the desk do what is due then."""
-    central.advance(timedelta(seconds=seconds))
-    world.clock.tick(seconds=seconds)
-    assert world.desk is not None
-    await world.desk.once("local")
-
-
-async def ask(world: World, ee: EE, profile: str = "mail", key: Any = None, **request: Any) -> Answer:
-    ee.now = world.clock()
-    draft = ee.ir(key or new_key("rsa-2048"), **{"subject": f"CN={ADA}", **MAIL, **request})
-    return await world.send(ee, draft, profile=profile)
-
-
-async def poll(world: World, ee: EE, answer: Answer, profile: str = "mail") -> Answer:
-    ee.now = world.clock()
-    return await world.send(ee, ee.poll_req(answer), profile=profile)
 
 
 async def test_a_mailbox(world: World, central: CertCentral, issuer: CertCentralIssuer) -> None:

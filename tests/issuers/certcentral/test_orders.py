@@ -1,6 +1,7 @@
 """What is ordered: every field of an order comes from what was approved, and what no field can say is refused."""
 
 import base64
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from cmpd.asn1 import der
-from cmpd.exchange import Approved, RequestedExtension
+from cmpd.exchange import Approved, Order, OrderState, RequestedExtension
 from cmpd.issuers.certcentral import CertCentralConfig, ProfileFacts, ProfileOptions, orders
 from cmpd.issuers.certcentral.answers import OrderInfo
-from cmpd.issuers.certcentral.orders import NotNow, Renewal, Unorderable, kind_of, renewal, stamp
+from cmpd.issuers.certcentral.orders import NotNow, Renewal, Unorderable, kind_of, mark_of, renewal
 from tests.certcentral.catalogue import EXAMPLE_GMBH
 from tests.issuers.certcentral import world
 from tests.issuers.certcentral.world import (
@@ -22,6 +23,7 @@ from tests.issuers.certcentral.world import (
     MAIL,
     approved,
     csr,
+    mark,
     name,
     new_key,
     profile,
@@ -48,7 +50,9 @@ def write(
     request: Approved, kind: str, connector: CertCentralConfig, given: ProfileOptions | None = None, **more: Any
 ) -> dict[str, Any]:
     facts = more.pop("facts", None) or ProfileFacts.of(profile(kind))
-    return orders.order(request, facts, given or world.options(kind), connector, now=NOW, **more).body
+    return orders.order(
+        request, facts, given or world.options(kind), connector, mark=mark(request), now=NOW, **more
+    ).body
 
 
 def ask(kind: str, key: Any = None, **more: Any) -> Approved:
@@ -81,7 +85,7 @@ def test_a_sponsors_order_field_by_field(connector: CertCentralConfig) -> None:
         "organization": {"id": EXAMPLE_GMBH},
         "skip_approval": True,
         "disable_renewal_notifications": True,
-        "comments": stamp(request),
+        "comments": mark(request),
     }
 
 
@@ -121,7 +125,7 @@ def test_a_public_servers_order_field_by_field(tmp_path: Path) -> None:
             {"metadata_id": 1003, "value": f"Web/{request.seat}"},
             {"metadata_id": 1004, "value": "a, b"},
             {"metadata_id": 1005, "value": f"ov {request.transaction_id.hex()}"},
-            {"metadata_id": 1001, "value": stamp(request)},
+            {"metadata_id": 1001, "value": mark(request)},
         ],
     }
 
@@ -345,16 +349,13 @@ def test_an_option_that_adds_what_was_not_approved(connector: CertCentralConfig)
         write(ask("private"), "private", connector, given)
 
 
-def test_the_mark_tells_transactions_and_keys_apart() -> None:
+def test_the_mark_is_the_order_s_own_whoever_waits_for_it() -> None:
     request = ask("private")
-    others = [
-        replace(request, spki=ask("private").spki),
-        replace(request, transaction_id=b"other"),
-        replace(request, cert_req_id=1),
-        replace(request, profile="other"),
-    ]
-    assert stamp(request) == stamp(replace(request, seat="x"))
-    assert len({stamp(one) for one in (request, *others)}) == 5
+    order = Order("cmpd-1", b"first", 0, "digicert", request, OrderState.intended, NOW, NOW, NOW)
+    taken_over = replace(order, transaction_id=b"second", approved=replace(request, transaction_id=b"second"))
+    assert mark_of(order) == mark_of(taken_over)
+    assert mark_of(order) != mark_of(replace(order, stamp="cmpd-2"))
+    assert re.fullmatch("cmpd:[0-9a-f]{40}", mark_of(order)), "reconcile knows it by this form"
 
 
 # Renewal
@@ -417,12 +418,12 @@ def test_an_order_that_covers_the_new_certificate_is_reissued_to_its_end() -> No
 
 def test_bodies_of_reissues_and_duplicates(connector: CertCentralConfig) -> None:
     request, facts = ask("ov"), ProfileFacts.of(profile("ov"))
-    body = orders.reissue(request, facts, world.options("ov"), connector)
+    body = orders.reissue(request, facts, world.options("ov"), connector, mark=mark(request))
     assert body.keys() == {"certificate", "skip_approval", "comments"}
-    assert body["comments"] == stamp(request)
+    assert body["comments"] == mark(request)
     assert body["certificate"]["common_name"] == HOST
     same = info(common_name=HOST.upper(), dns_names=(HOST,))
-    assert orders.duplicate(request, facts, world.options("ov"), connector, same) == body
+    assert orders.duplicate(request, facts, world.options("ov"), connector, same, mark=mark(request)) == body
     other = info(common_name=HOST, dns_names=(HOST, "example.com"))
     with pytest.raises(Unorderable, match=r"these differ: example\.com"):
-        orders.duplicate(request, facts, world.options("ov"), connector, other)
+        orders.duplicate(request, facts, world.options("ov"), connector, other, mark=mark(request))

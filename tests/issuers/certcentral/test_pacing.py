@@ -24,6 +24,34 @@ async def test_no_window_ever_has_more_than_its_budget(timeline: Timeline) -> No
     assert times[-1] - times[0] < 5 * 60 * 1.1, "and the budget is used"
 
 
+async def test_calls_count_from_their_end(timeline: Timeline) -> None:
+    """The first one may arrive when the second one leaves: it is not over before its answer is here."""
+    limited = budget(timeline, (2, 5.0))
+    first = await limited.take()
+    timeline.now += 4.0
+    limited.ended(first)
+    for _ in range(2):
+        await limited.take()
+    assert timeline.now >= first + 4.0 + 5.0
+
+
+@pytest.mark.parametrize(("short", "long"), [(60, 700), (50, 500), (80, 900), (100, 1000)])
+async def test_a_restart_stays_within_the_limits_of_the_other_side(timeline: Timeline, short: int, long: int) -> None:
+    """A process that is killed when it has used its budget up, and one that begins where it has ended."""
+    windows, limits, times = ((short, 5.0), (long, 180.0)), (100, 1000), []
+    for count in (long, 2 * long):
+        one = Budget(windows, 10_000, clock=timeline.clock, sleep=timeline.sleep, limits=limits)
+        began = timeline.now
+        for _ in range(count):
+            await one.take()
+            times.append(timeline.now)
+        life = [at for at in times if at > began or count == long]
+        assert most_within(life, 5.0) <= short
+        assert most_within(life, 180.0) <= long
+    assert most_within(times, 5.0) <= 100
+    assert most_within(times, 180.0) <= 1000
+
+
 async def test_calls_are_let_through_in_the_order_in_which_they_came(timeline: Timeline) -> None:
     limited, order = budget(timeline, (1, 1.0)), []
 
@@ -62,7 +90,7 @@ async def test_a_call_does_not_wait_longer_than_its_patience(timeline: Timeline)
         await limited.take(5)
     assert timeline.slept == [], "that it would be too late is known at once"
     results = await asyncio.gather(limited.take(), limited.take(5), limited.take(30), return_exceptions=True)
-    assert [type(result) for result in results] == [type(None), Overloaded, type(None)]
+    assert [type(result) for result in results] == [float, Overloaded, float]
     assert limited.waiting == 0
 
 
@@ -91,7 +119,7 @@ async def test_a_waiting_call_that_is_given_up_harms_nobody(timeline: Timeline) 
     waiting[0].cancel()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
-    assert results[1:] == [None, None]
+    assert [type(result) for result in results[1:]] == [float, float]
 
 
 async def test_a_pause_holds_for_all_and_the_longer_one_stays(timeline: Timeline) -> None:

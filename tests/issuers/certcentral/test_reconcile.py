@@ -9,16 +9,15 @@ from cmpd.exchange import Approved
 from cmpd.issuers.certcentral import CertCentralClient, CertCentralConfig, ProfileFacts, orders
 from cmpd.issuers.certcentral.answers import NotDone, Ordered, OrderInfo, Unknown
 from cmpd.issuers.certcentral.client import CallFailed
-from cmpd.issuers.certcentral.orders import stamp
 from cmpd.issuers.certcentral.reconcile import Sought, find, find_again, is_it, key_of, stamps
 from tests.certcentral import CertCentral
 from tests.certcentral.catalogue import DIVISION, STAMP_FIELD
 from tests.issuers.certcentral import world
-from tests.issuers.certcentral.world import approved, csr, new_key, placed, prepared, profile, rsa_key, spki
+from tests.issuers.certcentral.world import approved, csr, mark, new_key, placed, prepared, profile, rsa_key, spki
 
 
 def sought(request: Approved, product: str = "secure_email_mailbox", **more: object) -> Sought:
-    return replace(Sought(product, request.spki, stamp(request), datetime.now(UTC)), **more)  # type: ignore[arg-type]
+    return replace(Sought(product, request.spki, mark(request), datetime.now(UTC)), **more)  # type: ignore[arg-type]
 
 
 async def lose(
@@ -42,7 +41,7 @@ async def test_a_lost_order_is_found(
         await placed(client, prepared(approved("mailbox"), "mailbox", connector))
     (found,) = await find(client, [sought(request)])
     assert found.order is not None
-    assert [found.order.order_id] == [order.id for order in central.orders(stamp=stamp(request))]
+    assert [found.order.order_id] == [order.id for order in central.orders(stamp=mark(request))]
     assert found.complete
 
 
@@ -52,6 +51,24 @@ async def test_an_order_that_was_never_placed_is_not_found(
     await placed(client, prepared(approved("mailbox"), "mailbox", connector))
     (found,) = await find(client, [sought(approved("mailbox"))])
     assert (found.orders, found.complete, found.order, found.is_alarming) == ((), True, None, False)
+
+
+async def test_what_one_sweep_cannot_finish_the_next_one_does(
+    client: CertCentralClient, central: CertCentral, connector: CertCentralConfig
+) -> None:
+    """An account with more orders than are looked at in one go."""
+    request = await lose(client, central, connector)
+    for _ in range(5):
+        await placed(client, prepared(approved("mailbox"), "mailbox", connector))
+    seen: dict[int, OrderInfo] = {}
+    for incomplete in (True, True):
+        (found,) = await find(client, [sought(request)], seen=seen, most=2)
+        assert (found.order, found.complete) == (None, not incomplete)
+    before = len(central.journal.calls(endpoint="order_info"))
+    (found,) = await find(client, [sought(request)], seen=seen, most=2)
+    assert found.order is not None
+    assert found.complete
+    assert len(central.journal.calls(endpoint="order_info")) == before + 2
 
 
 async def test_one_sweep_serves_many(
@@ -162,8 +179,8 @@ def test_a_mark_outweighs_the_key() -> None:
     assert is_it(info, sought(request))
     foreign = replace(info, custom_fields={1: "cmpd:" + "0" * 40})
     assert not is_it(foreign, sought(request))
-    ours = replace(info, csr="", comments=(f"please: {stamp(request)}",))
-    assert stamps(ours) == {stamp(request)}
+    ours = replace(info, csr="", comments=(f"please: {mark(request)}",))
+    assert stamps(ours) == {mark(request)}
     assert is_it(ours, sought(request))
 
 
@@ -173,17 +190,17 @@ async def test_lost_reissues_and_duplicates_are_found(
     facts, given = ProfileFacts.of(profile("private")), world.options("private")
     first = await placed(client, prepared(approved("private"), "private", connector))
     again = approved("private")
-    assert await find_again(client, first.order_id, again.spki, stamp(again)) == []
-    body = orders.reissue(again, facts, given, connector)
+    assert await find_again(client, first.order_id, again.spki, mark(again)) == []
+    body = orders.reissue(again, facts, given, connector, mark=mark(again))
     central.faults.add("commit_then_500", endpoint="reissue")
     assert isinstance(await client.reissue(first.order_id, body), Unknown)
-    (found,) = await find_again(client, first.order_id, again.spki, stamp(again))
+    (found,) = await find_again(client, first.order_id, again.spki, mark(again))
     assert found.certificate_id not in {None, first.certificate_id}
     copy = approved("private")
-    body = orders.duplicate(copy, facts, given, connector, await client.order_info(first.order_id))
+    body = orders.duplicate(copy, facts, given, connector, await client.order_info(first.order_id), mark=mark(copy))
     done = await client.duplicate(first.order_id, body)
     assert isinstance(done, Ordered)
-    (found,) = await find_again(client, first.order_id, copy.spki, stamp(copy))
+    (found,) = await find_again(client, first.order_id, copy.spki, mark(copy))
     assert (found.certificate_id, found.status) == (done.certificate_id, "approved")
 
 
@@ -193,11 +210,13 @@ async def test_a_lost_reissue_that_waits_for_approval_is_found_by_its_mark(
     first = await placed(client, prepared(approved("private"), "private", connector))
     standard = world.client(connector, key=central.key("orders"))
     again = approved("private")
-    body = orders.reissue(again, ProfileFacts.of(profile("private")), world.options("private"), connector)
+    body = orders.reissue(
+        again, ProfileFacts.of(profile("private")), world.options("private"), connector, mark=mark(again)
+    )
     central.faults.add("commit_then_drop", endpoint="reissue")
     assert isinstance(await standard.reissue(first.order_id, body), Unknown)
     await standard.close()
-    (found,) = await find_again(client, first.order_id, again.spki, stamp(again))
+    (found,) = await find_again(client, first.order_id, again.spki, mark(again))
     assert (found.certificate_id, found.status) == (None, "pending")
 
 
@@ -209,38 +228,38 @@ async def test_with_faults_at_every_call_each_transaction_has_one_order_in_the_e
     client = world.client(connector, timeline)
     central.set(rate_windows=((100_000, 5.0),))
     central.faults.randomly(seed=20261123, probability=0.35)
-    waiting, placed_ = {stamp(one): one for one in (approved("mailbox") for _ in range(40))}, dict[str, int]()
+    waiting, placed_ = {mark(one): one for one in (approved("mailbox") for _ in range(40))}, dict[str, int]()
     unknown: set[str] = set()
     for _ in range(200):
         if len(placed_) == len(waiting):
             break
         timeline.now += 60
-        for mark, request in waiting.items():
-            if mark in placed_ or mark in unknown:
+        for stamp, request in waiting.items():
+            if stamp in placed_ or stamp in unknown:
                 continue
             ready = prepared(request, "mailbox", connector)
             outcome = await client.order(ready.product, ready.body)
             if isinstance(outcome, Ordered):
-                placed_[mark] = outcome.order_id
+                placed_[stamp] = outcome.order_id
             elif isinstance(outcome, Unknown):
-                unknown.add(mark)
+                unknown.add(stamp)
             else:
                 assert isinstance(outcome, NotDone), outcome
                 break
-        lost = [mark for mark in waiting if mark in unknown]
+        lost = [stamp for stamp in waiting if stamp in unknown]
         try:
-            found = await find(client, [sought(waiting[mark]) for mark in lost], known=placed_.values())
+            found = await find(client, [sought(waiting[stamp]) for stamp in lost], known=placed_.values())
         except CallFailed:
             continue
-        for mark, one in zip(lost, found, strict=True):
+        for stamp, one in zip(lost, found, strict=True):
             assert not one.is_alarming
             if one.order is not None:
-                placed_[mark] = one.order.order_id
+                placed_[stamp] = one.order.order_id
             if one.order is not None or one.complete:
-                unknown.discard(mark)
+                unknown.discard(stamp)
     await client.close()
     assert len(placed_) == len(waiting)
     assert central.ledger.paid_twice() == {}
-    assert {mark: order.id for mark in waiting for order in central.orders(stamp=mark)} == placed_
+    assert {stamp: order.id for stamp in waiting for order in central.orders(stamp=stamp)} == placed_
     assert len(central.ledger) == len(waiting)
     assert client.counters.unknown > 5

@@ -31,7 +31,7 @@ from cmpd.ports import IssuerUnavailable, OrderRefused, RevocationRefused, Revok
 from tests.certcentral import CertCentral
 from tests.certcentral.state import Certificate
 from tests.issuers.certcentral import world
-from tests.issuers.certcentral.world import approved, new_key, placed, prepared
+from tests.issuers.certcentral.world import approved, mark, new_key, placed, prepared
 
 DONE = "commit_then_drop"
 
@@ -87,10 +87,12 @@ async def again(
     facts, options = ProfileFacts.of(world.profile("private")), world.options("private")
     number = int(first.ticket)
     if way == "reissue":
-        outcome = await client.reissue(number, orders.reissue(request, facts, options, connector))
+        outcome = await client.reissue(number, orders.reissue(request, facts, options, connector, mark=mark(request)))
     else:
         original = await client.order_info(number)
-        outcome = await client.duplicate(number, orders.duplicate(request, facts, options, connector, original))
+        outcome = await client.duplicate(
+            number, orders.duplicate(request, facts, options, connector, original, mark=mark(request))
+        )
     assert isinstance(outcome, Ordered), outcome
     return kept(request, outcome, ticket=f"{number}:{outcome.certificate_id}")
 
@@ -269,7 +271,7 @@ async def test_a_pending_reissue_is_waited_for(
     central.set(by_hand=True)
     request = approved("private", new_key())
     facts, options = ProfileFacts.of(world.profile("private")), world.options("private")
-    await client.reissue(int(first.ticket), orders.reissue(request, facts, options, connector))
+    await client.reissue(int(first.ticket), orders.reissue(request, facts, options, connector, mark=mark(request)))
     with pytest.raises(RevocationRefused, match="waits for a reissue") as caught:
         await issuer.revoke(first)
     assert caught.value.seconds is not None

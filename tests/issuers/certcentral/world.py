@@ -180,7 +180,12 @@ def approved(
 
 def prepared(request: Approved, kind: str, connector: CertCentralConfig, **more: Any) -> PreparedOrder:
     facts = ProfileFacts.of(profile(kind))
-    return order(request, facts, options(kind), connector, now=datetime.now(UTC), **more)
+    return order(request, facts, options(kind), connector, mark=mark(request), now=datetime.now(UTC), **more)
+
+
+def mark(request: Approved) -> str:
+    """Our mark in what a test orders."""
+    return f"cmpd:{request.transaction_id.hex():0>40}"
 
 
 async def placed(caller: CertCentralClient, ready: PreparedOrder) -> Ordered:
