@@ -141,7 +141,8 @@ def perform(row: Row, daemon: Daemon, load: LoadProcess, transactions: int, clie
 
 def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Rows and floor by turns, so that both see the machine in the same moods."""
-    report = Report(environment(folder, file_system(folder)), options.transactions, options.clients)
+    known = environment(folder, file_system(folder)) | {"store": options.store}
+    report = Report(known, options.transactions, options.clients)
     report.loads.append(os.getloadavg()[0])
     size = ordering.QUICK if options.quick else ordering.Size()
     for name in options.ordering:

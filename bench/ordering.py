@@ -99,7 +99,8 @@ class OrderingDaemon(Daemon):
         self.size = size
         self._before = before
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Give it a connector, and what it is to find."""
         key = self.folder / "secrets" / "certcentral.key"
         key.write_text("sim-admin-key")
         key.chmod(0o600)
@@ -110,7 +111,7 @@ class OrderingDaemon(Daemon):
         self.codes[PROFILE] = self._code(PROFILE)
         if self._before is not None:
             uvloop.run(self._before(self))
-        super()._start()
+        super().start()
 
     async def store(self) -> AdminStore:
         settings = Settings.load(self.folder / "cmpd.toml")

@@ -130,7 +130,7 @@ class Daemon:
         self.codes[BOUND_PROFILE] = self._code(BOUND_PROFILE, str(MANY), "--subject", "CN=bench-[0-9]+-[0-9]+")
         pem = self._cmpd("ca", "chain")
         self.chain = tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
-        self._start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -218,7 +218,8 @@ class Daemon:
         more = f'[server.tls]\n{listener}\nminimum_version = "1.3"\n\n[limits]\naddress_requests = {MANY}\n'
         self._config.write_text(f"{self._config.read_text()}\n{more}")
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Run it, and wait until it is ready."""
         program = ["cmpd"] if self._stats is None else ["bench.profiled", str(self._stats)]
         command = [sys.executable, "-m", *program, "serve", "--config", str(self._config)]
         with (self._folder / "serve.log").open("wb") as log:

@@ -80,7 +80,11 @@ DRAIN_SECONDS = 20.0
 SWEEP_SECONDS = 5.0
 """How often overdue transactions are ended."""
 FORGET_SECONDS = 3600.0
-"""How often transactions older than `[store] retention` are deleted."""
+"""How often what is older than `[store] retention` and the like say is deleted."""
+KEEP_COUNTERS = timedelta(days=400)
+"""How long the number of certificates of a day is kept."""
+SIZE_SECONDS = 300.0
+"""How often the size of the store is looked at."""
 TLS_SECONDS = 60.0
 """How often the files of the TLS certificate and its key are looked at."""
 SERVER_CERTIFICATE_AHEAD = timedelta(days=30)
@@ -483,6 +487,7 @@ class Daemon:
                         self._reloading(),
                         self._every(self._sweep_seconds, self._sweep),
                         self._every(FORGET_SECONDS, self._forget),
+                        self._every(SIZE_SECONDS, self._measure),
                         self._every(self._tls_seconds, self._watch_tls),
                         self._watchdog(),
                     ),
@@ -831,6 +836,18 @@ class Daemon:
         count = await self._store.forget(datetime.now(UTC) - self._loaded.settings.store.retention)
         if count:
             self._log.info("old transactions deleted", count=count)
+        now, keep = datetime.now(UTC), self._loaded.settings.store
+        pruned = await self._store.prune(
+            certificates=None if keep.certificate_retention is None else now - keep.certificate_retention,
+            orders=None if keep.order_retention is None else now - keep.order_retention,
+            counters=now - KEEP_COUNTERS,
+        )
+        if pruned.certificates or pruned.orders:
+            self._log.info("old records deleted", certificates=pruned.certificates, orders=pruned.orders)
+
+    async def _measure(self) -> None:
+        """Show how large the store is."""
+        self.metrics.store_size(await self._store.size())
 
     async def _watchdog(self) -> None:
         """Tell systemd that the event loop turns (WatchdogSec=)."""

@@ -250,6 +250,11 @@ class Metrics:
             registry=registry,
         )
         self._reloads = Counter("cmpd_reloads", "Configuration reloads by result.", ["result"], registry=registry)
+        self._store_size = Gauge(
+            "cmpd_store_size_bytes",
+            "How large the database is on the disk, as of the last five minutes.",
+            registry=registry,
+        )
         self._loaded = Gauge(
             "cmpd_config_loaded_timestamp_seconds",
             "When the configuration in use was loaded, in seconds since 1970.",
@@ -325,6 +330,10 @@ class Metrics:
                 registry=self.registry,
             )
         self._tls_expiry.set(ends.timestamp())
+
+    def store_size(self, octets: int) -> None:
+        """Show how large the store is."""
+        self._store_size.set(octets)
 
     def expired(self, count: int) -> None:
         """Count transactions that the sweep has ended."""

@@ -278,7 +278,12 @@ class StoreSettings(_Section):
     """File with 32 random octets in base64 that encrypt the enrollment codes in the database; mode 0600 or 0640.
     `${CREDENTIALS_DIRECTORY}/NAME` is a systemd credential."""
     retention: Duration = Field(default="7d")  # type: ignore[assignment]  # validated as a default too
-    """How long an ended transaction is kept to repeat its answer; certificates are kept for good."""
+    """How long an ended transaction is kept to repeat its answer."""
+    certificate_retention: Duration | None = None
+    """How long a certificate is kept after it has expired; without this key for good. One that was revoked because its
+    key was compromised is kept in any case, so that the key never gets another."""
+    order_retention: Duration | None = None
+    """How long an order is kept after it has ended, and its transaction with it; without this key for good."""
     refusals: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     """How many of the last refusals are kept, for `cmpd refusals`."""
 

@@ -115,8 +115,8 @@ def test_the_value_of_an_unknown_key_is_not_shown(write: Write) -> None:
     """It may be a secret that somebody put into the wrong place."""
     (fault,) = faults_of(write('[store]\nsecret = "hunter2"\n'))
     assert fault == (
-        "store.secret: unknown key; known here: connections, key_file, migrate, password_file, refusals,"
-        " retention, statement_cache, statement_timeout, url"
+        "store.secret: unknown key; known here: certificate_retention, connections, key_file, migrate, order_retention,"
+        " password_file, refusals, retention, statement_cache, statement_timeout, url"
     )
 
 

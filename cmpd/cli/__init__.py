@@ -46,6 +46,8 @@ app.add_typer(refusals, name="refusals")
 app.add_typer(service_user, name="service-user")
 app.add_typer(device, name="device")
 app.add_typer(order, name="order")
+store_commands = typer.Typer(help="The database as a whole.", no_args_is_help=True)
+app.add_typer(store_commands, name="store")
 
 Config = Annotated[
     Path | None,
@@ -991,3 +993,93 @@ def order_approve(context: typer.Context, stamp: Stamp, config: Config = None, j
     from cmpd.cli import orders  # noqa: PLC0415  start-up time
 
     orders.approve(_chosen(context, config), stamp, json=json)
+
+
+BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The backup: one file, whatever the store.")]
+
+
+@store_commands.command("status")
+def store_status(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Read all of it to see whether it is sound; takes time.")
+    ] = True,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show which store it is and how it is. Exit status 1 when something is wrong."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.status(_chosen(context, config), check=check, json=json)
+
+
+@store_commands.command("migrate")
+def store_migrate(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Bring the schema up to date, as `serve` does by itself; make the store if there is none."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.migrate(_chosen(context, config), dry_run=dry_run, json=json)
+
+
+@store_commands.command("backup")
+def store_backup(context: typer.Context, file: BackupFile, config: Config = None, json: Json = False) -> None:
+    """Write a backup to a new file, consistent while daemons write."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.backup(_chosen(context, config), file, json=json)
+
+
+@store_commands.command("restore")
+def store_restore(
+    context: typer.Context,
+    file: BackupFile,
+    force: Annotated[bool, typer.Option("--force", help="Also into a store that has something in it.")] = False,
+    revoke_codes: Annotated[
+        bool,
+        typer.Option(
+            "--revoke-codes",
+            help="Revoke all enrollment codes that are still good: those used after the backup would be good again.",
+        ),
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Make the store what a backup has. Daemons must be stopped."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.restore(_chosen(context, config), file, force=force, revoke_codes=revoke_codes, json=json)
+
+
+@store_commands.command("copy")
+def store_copy(
+    context: typer.Context,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to fill, an empty one, as in [store] url.")],
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="The store to copy; else that of the configuration.")
+    ] = None,
+    allow_running: Annotated[
+        bool,
+        typer.Option(
+            "--allow-running", help="Copy while daemons serve; to be finished by the same command without this."
+        ),
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Copy everything into another store, of whatever kind, and compare. Cut off, the same command goes on."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.copy(_chosen(context, config), to=to, source=source, allow_running=allow_running, json=json)
+
+
+@store_commands.command("stats")
+def store_stats(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """Show how large the tables are, how they grow, and what will be deleted."""
+    from cmpd.cli import store  # noqa: PLC0415  start-up time
+
+    store.stats(_chosen(context, config), json=json)

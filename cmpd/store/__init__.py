@@ -46,6 +46,15 @@ class ReferencesTaken(ReferenceTaken):
         """Profile and reference of each, in the order of the call."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How much `AdminStore.prune` has deleted."""
+
+    certificates: int = 0
+    orders: int = 0
+    counters: int = 0
+
+
 @runtime_checkable
 class AdminStore(Store, OrderStore, OutsideStore, Protocol):
     """A store with the operator's verbs. Every method may raise `StoreUnavailable`."""
@@ -149,6 +158,18 @@ class AdminStore(Store, OrderStore, OutsideStore, Protocol):
 
     async def refusal_of(self, number: int) -> Refusal | None:
         """One refusal by its number, with its request. Reads only."""
+
+    async def prune(
+        self, *, certificates: datetime | None = None, orders: datetime | None = None, counters: datetime | None = None
+    ) -> Pruned:
+        """Delete what has ended long ago, in steps that let others have their turn; None keeps all of a kind.
+
+        Certificates that expired before `certificates`, but for those whose key was compromised; orders that ended
+        before `orders` and whose transaction is forgotten; the counts of days before `counters`.
+        """
+
+    async def size(self) -> int:
+        """How many octets it has on the disk. Reads only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,14 @@ _INSERT_CODE = (
     "INSERT INTO enrollment_code (profile, reference, sealed, uses, created, expires, valid_from, seat, subject, san,"
     " spki_sha256, is_global) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_UNSETTLED = (" INDEXED BY unsettled_certificate", "c.status IN ('unconfirmed', 'kept')")
+_BY_STATUS = {
+    CertificateStatus.unconfirmed: _UNSETTLED,
+    CertificateStatus.kept: _UNSETTLED,
+    CertificateStatus.revoked: (" INDEXED BY revoked_certificate", "c.status = 'revoked'"),
+    CertificateStatus.valid: ("", "c.status = 'valid'"),
+}
+"""The index of all but the valid, which are nearly all; and the words that it has been made with."""
 _IS_TAKEN = "SELECT 1 FROM enrollment_code WHERE profile = ? AND reference = ?"
 
 _PUT_DEVICE = (
@@ -51,11 +59,13 @@ _PUT_DEVICE = (
 _SEATS = (
     "SELECT g.profile, g.seat, f.issued_at, l.issued_at, g.certificates FROM"
     " (SELECT profile, seat, min(rowid) AS first, max(rowid) AS last, count(*) AS certificates FROM certificate"
-    " WHERE seat IS NOT NULL AND (?1 IS NULL OR profile = ?1) AND (?2 IS NULL OR seat = ?2)"
-    " GROUP BY profile, seat ORDER BY last DESC LIMIT ?3) g"
+    " WHERE seat IS NOT NULL{} GROUP BY profile, seat ORDER BY last DESC LIMIT ?) g"
     " JOIN certificate f ON f.rowid = g.first JOIN certificate l ON l.rowid = g.last ORDER BY g.last DESC"
 )
 """From the index of seats alone but for the times."""
+_ALL_SEATS = _SEATS.format("")
+_SEATS_OF = _SEATS.format(" AND profile = ?")
+_SEAT = _SEATS.format(" AND profile = ? AND seat = ?")
 
 
 Contested = Callable[[], Collection[str]]
@@ -292,20 +302,29 @@ class Operators:
         self, limit: int, profile: str | None = None, status: CertificateStatus | None = None
     ) -> Sequence[IssuedCertificate]:
         """See `AdminStore`."""
+        index, terms, parameters = "", [], []
+        if status is not None:
+            index, words = _BY_STATUS[status]
+            terms += [words, "c.status = ?"]
+            parameters.append(status.value)
+        if profile is not None:
+            terms.append("c.profile = ?")
+            parameters.append(profile)
         rows = await self._read(
-            f"SELECT {CERTIFICATE_COLUMNS} FROM certificate c WHERE (?1 IS NULL OR c.profile = ?1)"  # noqa: S608  constants only
-            " AND (?2 IS NULL OR c.status = ?2) ORDER BY c.rowid DESC LIMIT ?3",
-            (profile, None if status is None else status.value, limit),
+            f"SELECT {CERTIFICATE_COLUMNS} FROM certificate c{index}{' WHERE ' if terms else ''}{' AND '.join(terms)}"  # noqa: S608  constants only
+            " ORDER BY c.rowid DESC LIMIT ?",
+            (*parameters, limit),
         )
         return [certificate_of(row) for row in rows]
 
     async def seats(self, limit: int, profile: str | None = None) -> list[Seat]:
         """See `AdminStore`."""
-        return [seat_of(row) for row in await self._read(_SEATS, (profile, None, limit))]
+        asked = (_ALL_SEATS, (limit,)) if profile is None else (_SEATS_OF, (profile, limit))
+        return [seat_of(row) for row in await self._read(*asked)]
 
     async def seat(self, profile: str, id: str) -> tuple[Seat, list[IssuedCertificate]] | None:
         """See `AdminStore`."""
-        found = await self._read(_SEATS, (profile, id, 1))
+        found = await self._read(_SEAT, (profile, id, 1))
         if not found:
             return None
         rows = await self._read(

@@ -229,6 +229,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "ALTER TABLE issuer ADD COLUMN looked INTEGER",
     ),
+    (
+        # However many certificates a seat has had, only those in force are looked at.
+        "DROP INDEX seat_of_certificate",
+        "CREATE INDEX seat_of_certificate ON certificate (profile, seat, not_after) WHERE seat IS NOT NULL",
+        # All that a CRL needs, so that no certificate is read for it.
+        "DROP INDEX revoked_certificate",
+        """
+        CREATE INDEX revoked_certificate ON certificate (issuer, not_after, revoked_at, reason, serial, status)
+            WHERE status = 'revoked'
+        """,
+        # For lists, and for what retention deletes: never a certificate whose key was compromised.
+        "CREATE INDEX profile_of_certificate ON certificate (profile)",
+        "CREATE INDEX unsettled_certificate ON certificate (status) WHERE status IN ('unconfirmed', 'kept')",
+        """
+        CREATE INDEX end_of_certificate ON certificate (not_after)
+            WHERE status <> 'unconfirmed' AND reason IS NOT 1
+        """,
+    ),
 )
 
 
@@ -251,9 +269,12 @@ def connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     return connection
 
 
-def open_database(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def open_database(
+    path: Path, sealing: Sealing, *, unfinished: bool = False
+) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """Make the file if there is none, migrate it, check the key; return the writing and the reading connection.
 
+    `unfinished` takes a database too that a copy has not been finished into.
     Raises `StoreRefused`, sqlite3.Error and OSError.
     """
     with suppress(FileExistsError):
@@ -261,7 +282,7 @@ def open_database(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sql
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return _open(path, sealing)
+            return _open(path, sealing, unfinished=unfinished)
         except sqlite3.OperationalError as exc:
             # SQLite does not wait by itself when another process switches to WAL at the same moment.
             if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
@@ -269,19 +290,21 @@ def open_database(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sql
         time.sleep(0.01)
 
 
-def _open(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _open(path: Path, sealing: Sealing, *, unfinished: bool) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     writer = connect(path, CACHE_KIB)
     try:
         writer.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000:.0f}")
         writer.execute("BEGIN")
-        _refuse_foreign(path, writer)
+        refuse_foreign(path, writer)
         writer.execute("ROLLBACK")
         if writer.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise StoreRefused(f"{path}: its file system cannot do what SQLite's WAL needs: use a local file system")
         writer.execute("BEGIN IMMEDIATE")
-        _refuse_foreign(path, writer)
-        _migrate(writer, sealing)
-        _check_key(path, writer, sealing)
+        refuse_foreign(path, writer)
+        migrate(writer, sealing)
+        check_key(path, writer, sealing)
+        if not unfinished:
+            _refuse_unfinished(path, writer)
         writer.execute("COMMIT")
         writer.execute("PRAGMA busy_timeout = 0")
         reader = connect(path, CACHE_KIB // 4)
@@ -292,7 +315,7 @@ def _open(path: Path, sealing: Sealing) -> tuple[sqlite3.Connection, sqlite3.Con
     return writer, reader
 
 
-def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
+def refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
     """Refuse a file of another program or of a newer cmpd, before anything in it is touched."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -305,9 +328,9 @@ def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def _migrate(connection: sqlite3.Connection, sealing: Sealing) -> None:
-    """Bring the schema up to date; inside the caller's transaction, so wholly or not at all."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+def migrate(connection: sqlite3.Connection, sealing: Sealing) -> int:
+    """Bring the schema up to date; inside the caller's transaction, so wholly or not at all; the version before."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     for migration in MIGRATIONS[version:]:
         for statement in migration:
             connection.execute(statement)
@@ -316,9 +339,10 @@ def _migrate(connection: sqlite3.Connection, sealing: Sealing) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     if version != len(MIGRATIONS):
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    return version
 
 
-def _check_key(path: Path, connection: sqlite3.Connection, sealing: Sealing) -> None:
+def check_key(path: Path, connection: sqlite3.Connection, sealing: Sealing) -> None:
     """Refuse a key that is not the one the enrollment codes of this database are sealed with."""
     row = connection.execute("SELECT value FROM store WHERE name = 'key'").fetchone()
     try:
@@ -327,3 +351,26 @@ def _check_key(path: Path, connection: sqlite3.Connection, sealing: Sealing) -> 
         raise StoreRefused(
             f"{path}: [store] key_file is not the key that this database was made with: put the old key file back"
         ) from None
+
+
+def _refuse_unfinished(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse a store that is being filled by a copy, or by a restore that was cut off."""
+    if connection.execute("SELECT 1 FROM store WHERE name = 'unfinished'").fetchone() is not None:
+        raise StoreRefused(
+            f"{path}: is not all there: a copy into it has not been finished; run the same `cmpd store copy` again, "
+            "without --allow-running"
+        )
+
+
+def size_of(path: Path) -> int | None:
+    """Octets that a database and its write-ahead log have on the disk; None when there is none."""
+    size = octets_on_disk(path)
+    return None if size is None else size + (octets_on_disk(path.with_name(f"{path.name}-wal")) or 0)
+
+
+def octets_on_disk(path: Path) -> int | None:
+    """The size of a file; None when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -36,6 +36,7 @@ from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL
 from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
 from cmpd.store.outside import Outside
+from cmpd.store.pruning import Pruning
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
     CODE,
@@ -84,6 +85,7 @@ _INSERT_REFUSAL = (
     "INSERT INTO refusal (at, profile, operation, transaction_id, credential, address, fail_info, reason, private,"
     " findings, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_DROP_REFUSALS = "DELETE FROM refusal WHERE id IN (SELECT id FROM refusal WHERE id <= ? ORDER BY id LIMIT ?)"
 _ADVANCE = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, last_request = ?, last_reply = ?"
     " WHERE transaction_id = ? AND state = ?"
@@ -108,7 +110,7 @@ _UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND 
 """Whoever asks for the same again gets the same."""
 
 
-class Serving(Operators, Orders, Outside, ABC):
+class Serving(Operators, Orders, Outside, Pruning, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -244,7 +246,7 @@ class Serving(Operators, Orders, Outside, ABC):
 
     def _keep(self, cursor: sqlite3.Cursor, refusal: Refusal) -> None:
         cursor.execute(_INSERT_REFUSAL, refusal_row_of(refusal))
-        cursor.execute("DELETE FROM refusal WHERE id <= ?", ((cursor.lastrowid or 0) - self._refusals,))
+        cursor.execute(_DROP_REFUSALS, ((cursor.lastrowid or 0) - self._refusals, SWEEP))
 
     async def advance(
         self,
@@ -365,6 +367,10 @@ class Serving(Operators, Orders, Outside, ABC):
     @abstractmethod
     async def ready(self) -> None:
         """See `ports.Store`."""
+
+    @abstractmethod
+    async def size(self) -> int:
+        """See `AdminStore`."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -36,7 +36,7 @@ from cmpd.ports import (
     TransactionMoved,
     Unmet,
 )
-from cmpd.store import AdminStore, open_store
+from cmpd.store import AdminStore, Pruned, open_store
 from tests.contract.store import (
     ALONE,
     FAR,
@@ -566,6 +566,24 @@ class OrderContract:
             assert await reader.orders_open("other", list(OPEN_ORDERS), 99) == (elsewhere,)
             assert await reader.orders_open("upstream", [], 99) == ()
             assert await reader.orders_open("upstream", list(FINISHED), 99) == ()
+
+    async def test_ended_orders_are_deleted_when_they_are_not_kept(self, store: AdminStore) -> None:
+        """Those whose transaction is forgotten, and that ended long enough ago; open ones never."""
+        stamps = []
+        for number in range(230):
+            one = await intend(store, now=NOW - DAY)
+            stamps.append(one.stamp)
+            if number >= 3:
+                ended = replace(one, state=OrderState.failed, updated=NOW - (timedelta() if number == 5 else DAY))
+                await store.move_order(ended, seen=OrderState.intended)
+                if number != 4:
+                    await deliver(store, one.transaction_id, TransactionState.refused)
+        assert await store.forget(NOW - SECOND) == 226
+        assert await store.prune(orders=NOW - DAY) == Pruned()
+        assert await store.prune(orders=NOW - DAY + SECOND) == Pruned(orders=226)
+        assert sorted(one.stamp for one in await store.orders(1000)) == sorted([*stamps[:3], stamps[5]])
+        await store.forget(NOW + SECOND)
+        assert await store.prune(orders=NOW + SECOND) == Pruned(orders=1)
 
     async def test_the_operator_lists_the_latest_orders(self, store: AdminStore) -> None:
         kept = [

@@ -44,7 +44,7 @@ from cmpd.ports import (
     TransactionMoved,
     Unmet,
 )
-from cmpd.store import AdminStore, ReferencesTaken, ReferenceTaken, open_store
+from cmpd.store import AdminStore, Pruned, ReferencesTaken, ReferenceTaken, open_store
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
@@ -1136,6 +1136,85 @@ class StoreContract:
         for other in others:
             assert await store.transaction(other.transaction_id) == other
         await store.ready()
+
+    # Deleting what is old
+
+    async def test_expired_certificates_are_deleted_when_they_are_not_kept(self, store: AdminStore) -> None:
+        """A compromised key is remembered for good, and what waits for its certConf is not touched."""
+        kept: list[int] = []
+        for number in range(250):
+            new = transaction()
+            await store.issued(
+                new,
+                [
+                    certificate(
+                        new,
+                        der=certificate_der(f"old-{number}"),
+                        seat="seat",
+                        not_after=NOW + (SECOND if number < 230 else 2 * SECOND),
+                        status=CertificateStatus.unconfirmed if number == 1 else CertificateStatus.valid,
+                    )
+                ],
+                code=None,
+                now=NOW,
+            )
+            (one,) = await store.certificates_of(new.transaction_id)
+            if number in {1, 2} or number >= 230:
+                kept.append(one.serial)
+            if number in {2, 3}:
+                reason = RevocationReason.keyCompromise if number == 2 else RevocationReason.superseded
+                await store.revoke(Revocation(one.serial, reason, NOW))
+        assert await store.prune() == Pruned()
+        assert await store.prune(certificates=NOW + SECOND) == Pruned()
+        assert await store.prune(certificates=NOW + 2 * SECOND) == Pruned(certificates=228)
+        assert sorted(one.serial for one in await store.certificates(1000)) == sorted(kept)
+        unmet = await store.unmet("device", "seat", spki_sha256("old-2"), Conditions(), NOW)
+        assert unmet is not None
+        assert unmet.condition is Condition.compromised_key
+        found = await store.seat("device", "seat")
+        assert found is not None
+        assert found[0].certificates == len(kept)
+
+    async def test_counts_of_old_days_are_deleted(self, store: AdminStore) -> None:
+        day = timedelta(days=1)
+        for profile in ("a", "b", "c"):
+            for age in range(3):
+                new = transaction(profile=profile)
+                await store.issued(new, [certificate(new)], code=None, now=NOW - age * day)
+        assert await store.prune(counters=NOW - day) == Pruned(counters=3)
+        for profile in ("a", "b", "c"):
+            for age in range(3):
+                conditions = Conditions(per_day=1)
+                unmet = await store.unmet(profile, None, spki_sha256("x"), conditions, NOW - age * day)
+                assert (unmet is not None) == (age < 2), (profile, age)
+
+    async def test_the_latest_refusals_are_kept_when_fewer_are_to_be(self, store: AdminStore, url: str) -> None:
+        """In steps, so that no request waits for all of it."""
+        for number in range(230):
+            await store.refusal(refusal(number))
+        other = await open_store(url, base=Path("/"), key=KEY, refusals=10)
+        try:
+            for number in range(3):
+                await other.refusal(refusal(1000 + number))
+            assert len(await other.refusals(1000)) == 10
+        finally:
+            await other.close()
+
+    async def test_the_size_is_known(self, store: AdminStore) -> None:
+        assert await store.size() > 10_000
+
+    @pytest.mark.parametrize("profile", [None, "device"])
+    async def test_certificates_are_listed_by_status(self, store: AdminStore, profile: str | None) -> None:
+        for name in ("device", "other"):
+            for status in CertificateStatus:
+                await store.issued(
+                    new := transaction(profile=name), [certificate(new, status=status)], code=None, now=NOW
+                )
+        for status in CertificateStatus:
+            found = await store.certificates(10, profile, status)
+            assert [one.status for one in found] == [status] * (1 if profile else 2)
+            assert {one.profile for one in found} == ({profile} if profile else {"device", "other"})
+        assert len(await store.certificates(10, profile)) == len(CertificateStatus) * (1 if profile else 2)
 
     async def test_closing_finishes_what_waits_and_refuses_what_comes(self, store: AdminStore, reopen: Open) -> None:
         waiting = [transaction() for _ in range(5)]

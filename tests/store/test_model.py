@@ -1,6 +1,7 @@
-"""Any sequence of calls leaves the SQLite store as a dictionary would be: hypothesis looks for one that does not."""
+"""Any sequence of calls leaves a store as a dictionary would be: hypothesis looks for one that does not."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -24,7 +25,8 @@ from cmpd.exchange import (
     TransactionState,
 )
 from cmpd.ports import CodeUnusable, Conditions, Revocation, TransactionExists, TransactionMoved, Unmet
-from cmpd.store.sqlite import SQLiteStore
+from cmpd.store import open_store
+from tests import postgres
 from tests.contract.store import FAR, KEY, NOW, certificate, certificate_der, refusal, transaction
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
+        self.url = f"sqlite:///{self.folder}/cmpd.db"
         self.transactions: dict[bytes, Transaction] = {}
         self.certificates: dict[int, IssuedCertificate] = {}
         self.codes: dict[str, EnrollmentCode] = {}
@@ -67,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.store = self.run(SQLiteStore.open(self.folder / "cmpd.db", KEY, refusals=REFUSALS))
+        self.store = self.run(open_store(self.url, base=self.folder, key=KEY, refusals=REFUSALS))
 
     @rule()
     def reopen(self) -> None:
@@ -356,3 +359,20 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+class PostgresMachine(StoreMachine):
+    """The same with PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = contextlib.ExitStack()
+        self.url = self.database.enter_context(postgres.emptied(KEY))
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.database.close()
+
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(max_examples=8, stateful_step_count=30, deadline=None)

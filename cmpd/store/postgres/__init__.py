@@ -154,6 +154,10 @@ _KEEP = (
 _NEWEST = "SELECT max(id) FROM refusal"
 _FORGET = "DELETE FROM refusal WHERE id <= ?"
 _NO_REFUSAL: Row = (None,) * 11
+_SIZE = """
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+ WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('cmp_transaction'))
+"""
 _TOUCH = "UPDATE store SET number = 1 - number WHERE name = 'ready'"
 
 
@@ -403,6 +407,11 @@ class PostgresStore(Serving):
     async def ready(self) -> None:
         """See `ports.Store`. Changes one fixed-size value, so that a server which only reads is not ready."""
         await self._connections.commit(lambda connection, _: connection.execute(_TOUCH))
+
+    async def size(self) -> int:
+        """See `AdminStore`. All tables with their indexes."""
+        ((size,),) = await self._connections.fetch(_SIZE)
+        return int(size)
 
     async def close(self) -> None:
         """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""

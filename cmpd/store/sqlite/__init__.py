@@ -8,7 +8,7 @@ from typing import Self
 from cmpd.ports import StoreUnavailable
 from cmpd.store import REFUSALS, StoreRefused
 from cmpd.store.group_commit import GroupCommit, primary_code, unavailable
-from cmpd.store.schema import open_database
+from cmpd.store.schema import open_database, size_of
 from cmpd.store.sealing import Sealing
 from cmpd.store.serving import Serving
 
@@ -67,6 +67,10 @@ class SQLiteStore(Serving):
             cursor.execute("UPDATE store SET value = 1 - value WHERE name = 'ready'")
 
         await self._write(work)
+
+    async def size(self) -> int:
+        """See `AdminStore`. With the write-ahead log."""
+        return size_of(self._path) or 0
 
     async def close(self) -> None:
         """See `ports.Store`. Writes that wait are still done; whatever is called later gets `StoreUnavailable`."""
