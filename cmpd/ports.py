@@ -428,6 +428,7 @@ class OrderStore(Protocol):
         transaction_id: bytes,
         /,
         *,
+        seen: bytes,
         state: TransactionState,
         nonce: bytes,
         request: bytes,
@@ -438,7 +439,8 @@ class OrderStore(Protocol):
     ) -> None:
         """Answer a transaction that waits, in one commit; `state` may be `waiting` still.
 
-        `first` says that it is the answer to its first request. Raises `TransactionMoved` when it does not wait.
+        `first` says that it is the answer to its first request. Raises `TransactionMoved` when it does not wait, or its
+        latest answer has not the nonce `seen`: of two copies of one pollReq, one is answered and the other repeats it.
         """
 
 

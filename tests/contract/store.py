@@ -359,6 +359,26 @@ class StoreContract:
         assert await store.revoked("local") == (revocation,)
         assert await store.revocation_count("local") == 1
 
+    @pytest.mark.parametrize("first", ["confirmed", "rejected"])
+    async def test_confirmed_and_rejected_at_once_is_one_of_the_two(self, store: AdminStore, first: str) -> None:
+        """Both may share a commit: what has lost has no effect at all."""
+        new, one = await issue(store)
+        both: dict[str, dict[str, Any]] = {
+            "confirmed": {"confirmed": [one.serial]},
+            "rejected": {"revoked": [Revocation(one.serial, RevocationReason.unspecified, NOW)]},
+        }
+        calls = [
+            self.advance(store, new, TransactionState(name), request=name.encode() * 4, **both[name])
+            for name in sorted(both, key=lambda name: name != first)
+        ]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [TransactionMoved]
+        moved, found = await store.transaction(new.transaction_id), await store.certificate(one.serial)
+        assert moved is not None
+        assert found is not None
+        assert moved.last_request == moved.state.value.encode() * 4
+        assert found.status.value == {"confirmed": "valid", "rejected": "revoked"}[moved.state.value]
+
     async def test_a_transaction_that_is_not_in_the_seen_state_stays(self, store: AdminStore) -> None:
         new, one = await issue(store)
         await self.advance(store, new, TransactionState.confirmed, confirmed=[one.serial])
@@ -524,9 +544,16 @@ class StoreContract:
 
     async def test_a_code_that_is_consumed_has_no_more_locks(self, store: AdminStore) -> None:
         made = await make_code(store, uses=2)
-        await store.lock_code(made.id, until=NOW + 60 * SECOND, locks=5)
+        await store.lock_code(made.id, until=NOW, locks=5)
         await issue(store, made.id)
         assert await store.code("device", b"ref") == replace(made, used=1)
+
+    async def test_a_lock_that_has_begun_meanwhile_outlives_the_use_of_its_code(self, store: AdminStore) -> None:
+        """A right MAC that was looked at before the lock must not let the guesser go on, at any node."""
+        made = await make_code(store, uses=2)
+        await store.lock_code(made.id, until=NOW + SECOND, locks=5)
+        await issue(store, made.id)
+        assert await store.code("device", b"ref") == replace(made, used=1, locked_until=NOW + SECOND, locks=5)
 
     async def test_a_code_is_unlocked(self, store: AdminStore) -> None:
         made = await make_code(store)
