@@ -1,6 +1,8 @@
 # make run    a running CMP server with its own CA in ./cmpd-data   (ARGS="--dir DIR --listen HOST:PORT")
 # make test   formatting, lint, types, layers and all tests          (ARGS="-k kur" goes to pytest; JOBS=1: one after another)
 # make bench  the load client: the tables of README's "Speed"        (ARGS="--quick" goes to it)
+# make chaos  three servers on one store, many clients, everything that can go wrong, for ten minutes, and a checker
+#             (ARGS="--seconds N --seed S --store sqlite" goes to it)
 # make lint   the first four of `make test`
 # make clean  away with everything that make has made, cmpd-data excepted
 #
@@ -15,7 +17,7 @@ ARGS ?=
 # One more than the cores of a small machine: tests with real processes wait as much as they work.
 JOBS ?= 3
 
-.PHONY: run test bench lint clean openssl
+.PHONY: run test bench chaos lint clean openssl
 .DELETE_ON_ERROR:
 
 run: openssl $(VENV)/run.stamp
@@ -26,6 +28,9 @@ test: openssl lint
 
 bench: openssl $(VENV)/test.stamp
 	@$(BIN)/python -m bench $(ARGS)
+
+chaos: openssl $(VENV)/test.stamp
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check --quiet --output-format concise

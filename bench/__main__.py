@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +139,20 @@ def perform(row: Row, daemon: Daemon, load: LoadProcess, transactions: int, clie
     return measured
 
 
+def perform_by_workers(
+    row: Row, several: Daemon, single: Daemon, load: LoadProcess, transactions: int, clients: int
+) -> Measured:
+    """Measure a row at a server of several workers; by turns and in small parts also at the one without."""
+    measured = load.perform(work(row, several, transactions, clients))
+    part = max(clients, transactions // 4)
+    ours, theirs = (
+        replace(work(row, one, part, clients), transactions=part, warm_up=clients) for one in (several, single)
+    )
+    pairs = [(load.perform(ours).cpu, load.perform(theirs).cpu) for _ in range(TURNS)]
+    measured.unasked = measured.cpu - statistics.median(more - less for more, less in pairs)
+    return measured
+
+
 def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Rows and floor by turns, so that both see the machine in the same moods."""
     known = environment(folder, file_system(folder)) | {"store": options.store}
@@ -150,14 +164,21 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
         report.rulers.append(ruler())
     if not options.rows:
         return report
-    with (
-        stores(options.store, folder) as new_store,
-        Daemon(folder / "server", store=new_store()) as daemon,
-        LoadProcess() as load,
-    ):
+    with ExitStack() as stack:
+        new_store = stack.enter_context(stores(options.store, folder))
+        daemon = stack.enter_context(Daemon(folder / "server", store=new_store()))
+        load = stack.enter_context(LoadProcess())
+        several = {
+            count: stack.enter_context(Daemon(folder / f"workers-{count}", store=new_store(), workers=count))
+            for count in {row.workers for row in options.rows} - {1}
+        }
         for number in range(options.rounds):
             for row in options.rows:
-                measured = perform(row, daemon, load, options.transactions, options.clients)
+                extent = options.transactions, options.clients
+                if row.workers > 1:
+                    measured = perform_by_workers(row, several[row.workers], daemon, load, *extent)
+                else:
+                    measured = perform(row, daemon, load, *extent)
                 report.rows.setdefault(row.name, []).append(measured)
                 report.rulers.append(measured.ruler)
                 say(
@@ -222,6 +243,8 @@ def profile(options: argparse.Namespace, folder: Path) -> None:
     for name in options.ordering:
         ordering.ROWS[name](folder, ordering.Size(), say, profile=True)
     for row in options.rows:
+        if row.workers > 1:  # what each of them does is what one does
+            continue
         with (
             stores(options.store, folder / row.name) as new_store,
             Daemon(folder / row.name / "server", store=new_store(), profile=True) as daemon,

@@ -47,9 +47,12 @@ class Row:
     tls: bool = False
     """Each transaction over a new TLS 1.3 connection with a client certificate, which the profile asks for."""
     keep_alive: bool = True
+    workers: int = 1
+    """By a server of so many processes; the CPU time of all counts."""
     unit: Unit = "ms"
     """What `most` is: seconds; seconds more than the row `pbm`; a share more than `pbm`, whose floor it has too. Of TLS
-    only what the profile's asking for the certificate adds counts in it."""
+    only what the profile's asking for the certificate adds counts in it; several workers are compared with one by
+    turns."""
 
 
 ROWS = (
@@ -74,6 +77,7 @@ ROWS = (
         tls=True,
         unit="+%",
     ),
+    Row("workers", "PBM, two workers instead of one process", 0.15, None, workers=2, unit="+%"),
     Row(
         "connections",
         "PBM, one connection per request instead of keep-alive",
@@ -153,6 +157,8 @@ class Report:
         if row.tls:
             added = [measured.cpu - measured.unasked for measured in self.rows[row.name]]
             return [more / plain for more, plain in zip(added, self.cpu("pbm"), strict=True)]
+        if row.workers > 1:
+            return [measured.cpu / measured.unasked - 1 for measured in self.rows[row.name]]
         pairs = list(zip(self.net(row.name), self.cpu("pbm"), strict=True))
         if row.unit == "+%":
             return [more / less - 1 for more, less in pairs]
@@ -326,7 +332,7 @@ def _transactions(report: Report) -> list[str]:
         _table(head, _results(report)),
         (
             f"{rounds} rounds of {report.transactions:,} transactions a row, {report.clients} clients, keep-alive "
-            "unless said, every answer checked. Server CPU is user and system time of the one server process over the "
+            "unless said, every answer checked. Server CPU is user and system time of the server's processes over the "
             "transactions served; ratios are taken round by round. The floor is measured twice: its parts, each in a "
             "loop of its own, and all of them done for each request by a bare aiohttp server, as any server has to."
         ),

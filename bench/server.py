@@ -107,7 +107,8 @@ def free_ports(number: int) -> list[int]:
 class Daemon:
     """`cmpd serve` in a process of its own, made by `cmpd init` as an operator makes it; profiling it is an option."""
 
-    def __init__(self, folder: Path, *, store: str | None = None, profile: bool = False) -> None:
+    def __init__(self, folder: Path, *, store: str | None = None, profile: bool = False, workers: int = 1) -> None:
+        self._workers = workers
         self.manufacturer = Manufacturer()
         self._folder = folder
         self._store = store
@@ -221,7 +222,16 @@ class Daemon:
     def start(self) -> None:
         """Run it, and wait until it is ready."""
         program = ["cmpd"] if self._stats is None else ["bench.profiled", str(self._stats)]
-        command = [sys.executable, "-m", *program, "serve", "--config", str(self._config)]
+        command = [
+            sys.executable,
+            "-m",
+            *program,
+            "serve",
+            "--config",
+            str(self._config),
+            "--workers",
+            str(self._workers),
+        ]
         with (self._folder / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + STARTUP_SECONDS

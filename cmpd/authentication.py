@@ -5,7 +5,9 @@
     TLS client          instead of a signature, or in addition to it, where the profile says so   RFC 9483 §6.1
 
 Cheap before dear: counts and locks, a known reference, bounded parameters, and only then a derivation or a signature.
-The one state that an unauthenticated message can change is the count of wrong MACs, and the lock at its end.
+The one state that an unauthenticated message can change is the count of wrong MACs, and the lock at its end. A process
+that is alone counts in memory; several count in the store, for each code one guess at a time, so that N processes do
+not allow N times as many. No more than `lock_after` of these writes come before a lock, and none while it lasts.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ from cmpd.errors import (
 )
 from cmpd.exchange import Arrival, CertificateStatus, EnrollmentCode, IssuedCertificate, Transaction
 from cmpd.limits import Limits
-from cmpd.ports import Known, Named, RevocationSource, RevocationUnknown, Revoked, Store
+from cmpd.ports import Known, Named, RevocationSource, RevocationUnknown, Revoked, Store, StoreUnavailable
 from cmpd.profile import Profile
 from cmpd.protection import (
     CertificateCredential,
@@ -117,6 +119,10 @@ class Authenticator:
     """Validated certificates that the store does not have: what is not ours when it is seen never becomes ours."""
     beginnings: dict[str, Buckets] = field(default_factory=dict)
     """Requests that begin, by profile or by profile and code."""
+    several: bool = False
+    """Other processes work on the store: wrong MACs are counted there."""
+    counting: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)
+    """Wrong MACs that are on their way into the store: until they are there, no other one is looked at."""
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -127,12 +133,32 @@ class Authenticator:
     def inherit(self, before: "Authenticator") -> None:
         """Go on counting where another one was, after a reload."""
         self.wrong_macs = before.wrong_macs
+        self.several = before.several
         if before.limits.address_failures == self.limits.address_failures:
             self.failures = before.failures
         if before.limits.address_requests == self.limits.address_requests:
             self.requests = before.requests
 
     # ------------------------------------------------------------------------------------------ how much
+
+    def expect(self, profile: Profile) -> None:
+        """Make the buckets of a profile's limits, so that what other processes count has its place."""
+        if profile.requests_per_second is not None:
+            rate = profile.requests_per_second
+            self.beginnings[profile.name] = Buckets(rate, rate, self.limits.tracked_addresses)
+        if profile.code.requests_per_minute is not None:
+            rate = profile.code.requests_per_minute
+            self.beginnings[f"{profile.name}:code"] = Buckets(rate / 60, rate, self.limits.tracked_addresses)
+
+    @property
+    def buckets(self) -> dict[str, Buckets]:
+        """All that other processes must hear of, each by a name without a space."""
+        found = {f"begin:{name}": one for name, one in self.beginnings.items()}
+        if self.limits.address_requests:
+            found["requests"] = self.requests
+        if self.limits.address_failures:
+            found["failures"] = self.failures
+        return found
 
     def admit(self, address: str) -> float:
         """Count a message from an address; 0, or after how many seconds it may come again."""
@@ -161,18 +187,12 @@ class Authenticator:
     def admit_beginning(self, profile: Profile, credential: Credential) -> None:
         """Count a request of an authenticated sender against the limits of the profile; raises SystemUnavail."""
         if profile.requests_per_second is not None:
-            rate = profile.requests_per_second
-            self._take(f"{profile.name}", rate, rate, "", "enrollment.requests_per_second")
+            self._take(profile.name, "", "enrollment.requests_per_second")
         if profile.code.requests_per_minute is not None and isinstance(credential, MacCredential):
-            rate = profile.code.requests_per_minute
-            key = f"{profile.name} code"
-            self._take(key, rate / 60, rate, credential.id, "enrollment.code.requests_per_minute")
+            self._take(f"{profile.name}:code", credential.id, "enrollment.code.requests_per_minute")
 
-    def _take(self, name: str, rate: float, burst: float, key: str, rule: str) -> None:
-        buckets = self.beginnings.get(name)
-        if buckets is None:
-            buckets = self.beginnings[name] = Buckets(rate, burst, self.limits.tracked_addresses)
-        wait = buckets.take(key, time.monotonic())
+    def _take(self, name: str, key: str, rule: str) -> None:
+        wait = self.beginnings[name].take(key, time.monotonic())
         if wait:
             raise TooMany(f"too many requests; try again in {seconds(wait)} s ({rule})", rule)
 
@@ -242,6 +262,9 @@ class Authenticator:
                     code = await self.store.global_code(profile.name)
             if code is not None and code.is_global and not profile.code.allow_global:
                 code = None
+        while code is not None and (counting := self.counting.get((profile.name, str(code.id)))) is not None:
+            await counting.wait()
+            code = await self.store.code(profile.name, code.reference.encode())
         # a global code is everybody's: wrong MACs of one address must not lock it for all others
         shown = asn1.printable(reference.decode(errors="replace"))[:64]
         if code is None:
@@ -291,9 +314,18 @@ class Authenticator:
         """Count a wrong MAC; one in `lock_after` begins a lock, which every node learns of from the store."""
         profile, now = attempt.realm.profile, attempt.now
         rules = profile.code
-        if not self.wrong_macs.wrong(key, rules.lock_after):
+        if self.several and code is not None and not code.is_global:
+            until = now + length_of_lock(rules.lock_for, rules.lock_max, code.locks)
+            try:
+                locked = await self._count(code, key, rules.lock_after, until)
+            except StoreUnavailable:
+                self.failed(attempt.arrival.address)  # what the store does not count, the address's limit does
+                raise
+            if not locked:
+                return
+        elif not self.wrong_macs.wrong(key, rules.lock_after):
             return
-        if code is None or code.is_global:
+        elif code is None or code.is_global:
             until = self.wrong_macs.lock(key, now, rules.lock_for, rules.lock_max)
         else:
             until = now + length_of_lock(rules.lock_for, rules.lock_max, code.locks)
@@ -309,6 +341,15 @@ class Authenticator:
             attempt.arrival.address,
             f"{until:%Y-%m-%dT%H:%M:%SZ}",
         )
+
+    async def _count(self, code: EnrollmentCode, key: tuple[str, str], most: int, until: datetime) -> bool:
+        """Count a wrong MAC for all processes; True when the code is locked now. One at a time here."""
+        counted = self.counting.setdefault(key, asyncio.Event())
+        try:
+            return await self.store.wrong_mac(code.id, most=most, until=until, locks=code.locks + 1)
+        finally:
+            self.counting.pop(key, None)
+            counted.set()
 
     async def _derive(self, found: MacParameters, secret: bytes) -> bytes:
         """Derive a MAC key; a long derivation in a thread, and not when too many wait. Raises SystemUnavail."""

@@ -9,21 +9,20 @@ A reload builds everything aside and swaps it in for the next request, or keeps 
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
-import ipaddress
-import json
 import logging
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import sdnotify
 from cryptography import x509
@@ -31,26 +30,25 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from cmpd import issuers
+from cmpd.admin import Outcome, Reloads, administer
 from cmpd.asn1 import common_name, name_text
 from cmpd.exchange import Exchange, Refusal
+from cmpd.fingerprint import fingerprint
 from cmpd.http_transfer import (
     NO_PROXIES,
-    Answer,
     CMPTransfer,
     Listener,
     Proxies,
-    Request,
     Service,
     TLSContext,
-    segments,
     server_tls,
-    text,
 )
 from cmpd.http_transfer.tls import Stamp, is_for, make_context, names_of, stamp
 from cmpd.issuers import IssuerConfigError
 from cmpd.limits import Limits
 from cmpd.lint import LinterMissing, Previewer, preload
-from cmpd.observe import Metrics, record, set_up_logging
+from cmpd.nodes import SWEEP, Configuration, Membership, issuer_lease
+from cmpd.observe import Metrics, record, set_up_logging, version
 from cmpd.ordering import OrderDesk
 from cmpd.ports import (
     Closing,
@@ -59,14 +57,18 @@ from cmpd.ports import (
     Issuer,
     IssuerFailure,
     IssuerUnavailable,
+    Node,
     Ordering,
     ProfileAware,
     RevocationSource,
+    Revoker,
     Store,
     StoreUnavailable,
+    Watched,
 )
 from cmpd.profile import Profile, ProfileError, load_directory
 from cmpd.profile.access import Surroundings, access_faults
+from cmpd.rates import Exchanged
 from cmpd.responder import Responder, utc_now
 from cmpd.revocation import Revocations
 from cmpd.revoking import Fate, RevocationDesk, on_silence
@@ -95,12 +97,6 @@ GC_THRESHOLD = 20_000
 """Objects made, less those gone, between two looks for cycles: requests leave none behind, so look seldom."""
 SPARE_FILES = 64
 """Open files that are not connections: database, listeners, libraries."""
-RELOAD_SHARE = 4
-"""After a reload the next one waits for so many times as long as that took: who asks for many gets few."""
-COMMAND_HEADER = "Cmpd-Command"
-"""A field that requests for a command must have: no web page of another origin can make a browser send it unasked."""
-COMMAND_HOST = "cmpd.invalid"
-"""What such a request must have as its host: no web page has this origin, since the name never resolves (RFC 6761)."""
 
 _SELF_AUTHENTICATED = frozenset({"kur", "rr"})
 """Operations in which a certificate of ours authenticates itself."""
@@ -347,6 +343,26 @@ def cmp_signer(loaded: Loaded) -> CMPSigner | None:
     return found[0] if len(found) == 1 else None
 
 
+async def configuration_of(loaded: Loaded) -> Configuration:
+    """Fingerprints of what all processes on a store should have in common: what is in use, without paths."""
+    key, server, store = loaded.store_key, loaded.settings.server, loaded.settings.store
+    issuers_ = {
+        name: (loaded.settings.issuers[name].type, getattr(one, "config", None), await one.chain())
+        for name, one in loaded.issuers.items()
+    }
+    whole = {
+        "server": (server.url, server.allow_http, server.cmp_signer, server.proxy),
+        "tls": server.tls and (server.tls.minimum_version, server.tls.ciphers),
+        "store": (store.retention, store.refusals),
+        "default": loaded.settings.profiles.default,
+        "limits": loaded.settings.limits,
+        "issuers": issuers_,
+    }
+    return Configuration(
+        fingerprint(key, whole), {name: fingerprint(key, one) for name, one in loaded.profiles.items()}
+    )
+
+
 async def _prepare(responder: Responder, loaded: Loaded) -> Loaded:
     """Make what serving needs of the issuers. Raises SettingsError."""
     try:
@@ -393,16 +409,6 @@ class Addresses:
     admin: Listen
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What came of a reload."""
-
-    faults: list[str]
-    """Why the old configuration stays; empty when the new one is in use."""
-    at_next_start: list[str] = field(default_factory=list)
-    """Keys whose changes wait for it."""
-
-
 class Daemon:
     """One running service."""
 
@@ -415,6 +421,7 @@ class Daemon:
         drain_seconds: float = DRAIN_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
         tls_seconds: float = TLS_SECONDS,
+        worker: int | None = None,
     ) -> None:
         self._path = path
         self._adjust = adjust
@@ -422,11 +429,12 @@ class Daemon:
         self._drain_seconds = drain_seconds
         self._sweep_seconds = sweep_seconds
         self._tls_seconds = tls_seconds
+        self._worker = worker
+        """Its number among several on the same addresses; admin listener and signals are a supervisor's then."""
         self._tls_seen: Stamp = ()
         self._systemd = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
         self._stop = asyncio.Event()
-        self._reload = asyncio.Event()
-        self._reload_asked: asyncio.Future[_Outcome] | None = None
+        self.reloads = Reloads(self._load_and_tell)
         self._draining = False
         self.metrics = Metrics(CollectorRegistry())
         self._closing: set[asyncio.Task[None]] = set()
@@ -436,6 +444,8 @@ class Daemon:
         self._responder: Responder
         self._revocations: Revocations
         self._desk: OrderDesk
+        self._membership: Membership
+        self._exchanged = Exchanged()
         self._revoking: RevocationDesk
         self._transfer: CMPTransfer
         self._admin: Listener
@@ -445,7 +455,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loaded = load(self._settings())
         settings = loaded.settings
-        self._log = set_up_logging(settings.log.format, settings.log.level)
+        self._log = set_up_logging(settings.log.format, settings.log.level, worker=self._worker)
         _allow_connections(settings.limits.connections, self._log)
         self._store = await open_store(
             settings.store.url,
@@ -456,6 +466,9 @@ class Daemon:
         )
         tasks: list[asyncio.Task[None]] = []
         try:
+            self._membership = Membership(
+                self._store, version(), share=self._share, hear=self._hear_others, differ=self._tell_differences
+            )
             self._revocations = self._revocations_of(settings.limits)
             self._desk, self._revoking = self._desk_of(loaded), self._revoking_of(loaded)
             self._responder = responder_of(
@@ -470,30 +483,33 @@ class Daemon:
                 handshake_failed=self._handshake_failed,
             )
             self._transfer.proxies = proxies_of(settings)
-            self._admin = Listener(self._administer, settings.limits, lambda *_: None)
+            self._admin = Listener(functools.partial(administer, self), settings.limits, lambda *_: None)
             try:
                 addresses = await self._listen(loaded)
                 self.metrics.loaded(loaded.profiles)
                 self._note_tls(loaded.tls)
                 await self._warn_of_nobody(loaded)
+                await self._join(loaded)
                 self._desk.start()
                 self._revoking.start()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
-                loop.add_signal_handler(signal.SIGHUP, self.reload)
+                if self._worker is None:
+                    loop.add_signal_handler(signal.SIGHUP, self.reload)
                 tasks += map(
                     loop.create_task,
                     (
-                        self._reloading(),
+                        self.reloads.run(),
                         self._every(self._sweep_seconds, self._sweep),
                         self._every(FORGET_SECONDS, self._forget),
                         self._every(SIZE_SECONDS, self._measure),
                         self._every(self._tls_seconds, self._watch_tls),
+                        self._membership.run(),
                         self._watchdog(),
                     ),
                 )
                 self._log.info(
-                    "started",
+                    "started" if self._worker is None else "worker started",
                     cmp=str(addresses.cmp),
                     tls=str(addresses.tls or ""),
                     admin=str(addresses.admin),
@@ -504,7 +520,8 @@ class Daemon:
                     self._ready(addresses)
                 await self._stop.wait()
                 self._notify("STOPPING=1")
-                self._log.info("stopping")
+                if self._worker is None:
+                    self._log.info("stopping")
             finally:
                 self._draining = True
                 if not await self._transfer.stop(self._drain_seconds):
@@ -515,11 +532,12 @@ class Daemon:
                 await self._admin.stop(1.0)
                 await self._desk.stop()
                 await self._revoking.stop()
+                await self._membership.leave()
                 await self._revocations.close()
                 await _close(self._loaded.issuers)
         finally:
             await self._store.close()
-        self._log.info("stopped")
+        self._log.info("stopped" if self._worker is None else "worker stopped")
 
     def stop(self) -> None:
         """Begin to stop, as SIGTERM does."""
@@ -527,7 +545,7 @@ class Daemon:
 
     def reload(self) -> None:
         """Begin to load the configuration anew, as SIGHUP does."""
-        self._reload.set()
+        self.reloads.begin()
 
     def _notify(self, state: str) -> None:
         """Tell systemd (sd_notify(3)) when it has started us."""
@@ -561,10 +579,57 @@ class Daemon:
 
     def _desk_of(self, loaded: Loaded) -> OrderDesk:
         ordering = {name: one for name, one in loaded.issuers.items() if isinstance(one, Ordering)}
-        return OrderDesk(self._store, ordering, utc_now, self.metrics.order)
+        return OrderDesk(self._store, ordering, utc_now, self.metrics.order, self._sees_to)
+
+    def _sees_to(self, issuer: str) -> bool:
+        return self._membership.holds(issuer_lease(issuer))
+
+    # -------------------------------------------------------------------------------------- with other processes
+
+    async def _join(self, loaded: Loaded) -> None:
+        """Say what is in use, and see to what nobody else does."""
+        names = [name for name, one in loaded.issuers.items() if isinstance(one, Ordering | Revoker | Watched)]
+        leases = [SWEEP, *map(issuer_lease, names)]
+        self._membership.configure(await configuration_of(loaded), leases)
+        for name in leases:
+            self.metrics.lease(name, functools.partial(self._membership.holds, name))
+        try:
+            await self._membership.look()
+        except StoreUnavailable as error:  # it is tried again a second later
+            self._log.warning("the store is not available", reason=str(error))
+
+    def _share(self, processes: int) -> Mapping[str, float]:
+        return self._exchanged.tell(self._responder.authenticator.buckets, processes, time.monotonic())
+
+    def _hear_others(self, others: Sequence[Node]) -> None:
+        """Count what others have counted."""
+        authenticator = self._responder.authenticator
+        authenticator.several = bool(others)
+        buckets = authenticator.buckets
+        for one in others:
+            self._exchanged.read(one.id, one.counts, buckets, time.monotonic())
+        self._exchanged.keep([one.id for one in others])
+        self.metrics.nodes(1 + len(others))
+
+    def _tell_differences(self, differing: Mapping[str, str]) -> None:
+        """Show where processes have different configurations; one of them says so in the log."""
+        self.metrics.differs(differing)
+        if not self._membership.holds(SWEEP):
+            return
+        for profile, who in differing.items():
+            self._log.warning(
+                "processes on the store have different configurations",
+                profile=profile,
+                fingerprints=who,
+                advice="make the files the same, then cmpd reload; see cmpd node list",
+            )
+        if not differing:
+            self._log.info("all processes on the store have the same configuration again")
 
     def _revoking_of(self, loaded: Loaded) -> RevocationDesk:
-        return RevocationDesk(self._store, loaded.issuers, utc_now, self.metrics.outside_revocation)
+        return RevocationDesk(
+            self._store, loaded.issuers, utc_now, self.metrics.outside_revocation, sees_to=self._sees_to
+        )
 
     def _later(self, closing: Coroutine[Any, Any, None]) -> None:
         """Let go of what requests in flight still use, when they must have ended."""
@@ -595,19 +660,16 @@ class Daemon:
 
         async def open_at(key: str, listener: Listener, at: Listen, tls: TLSContext | None = None) -> Listen:
             try:
-                return Listen(*await listener.listen(at.host, at.port, tls))
+                return Listen(*await listener.listen(at.host, at.port, tls, shared=self._worker is not None))
             except OSError as error:
-                reason = _LISTEN_FAULTS.get(error.errno or 0) or os.strerror(error.errno or 0).lower()
-                if error.errno is None or error.errno < 0:
-                    reason = "no such host; write an address"
-                raise SettingsError([f"{loaded.settings.path}: {key}: {at}: {reason}"]) from None
+                raise listen_fault(loaded.settings.path, key, at, error) from None
 
         return Addresses(
             await open_at("server.listen", self._transfer, server.listen),
             None
             if server.tls is None
             else await open_at("server.tls.listen", self._transfer, server.tls.listen, loaded.tls),
-            await open_at("admin.listen", self._admin, admin.listen),
+            admin.listen if self._worker is not None else await open_at("admin.listen", self._admin, admin.listen),
         )
 
     # -------------------------------------------------------------------------------------- seen from outside
@@ -631,57 +693,18 @@ class Daemon:
         self.metrics.handshake_failure(kind)
         self._log.info("TLS handshake failed", address=address, kind=kind, reason=reason)
 
-    async def _administer(self, request: Request) -> Answer:
-        """Answer on the admin listener: /metrics, /healthz, /readyz; to this machine also /reload and /refusals."""
-        target = request.message.path
-        path = segments(target)
-        if path not in (["metrics"], ["healthz"], ["readyz"], ["reload"], ["refusals"]):
-            return text(404, "there are /metrics, /healthz, /readyz, /reload and /refusals")
-        methods = {"POST"} if path == ["reload"] else {"GET", "HEAD"}
-        if request.message.method not in methods:
-            allowed = ", ".join(sorted(methods))
-            return text(405, f"{allowed} only", f"Allow: {allowed}\r\n".encode())
-        if await request.read(0) is None:
-            return text(413, "no body is expected")
-        if path[0] in {"reload", "refusals"} and not _is_command(request):
-            return text(403, "only the cmpd command of this machine may ask for that")
-        match path[0]:
-            case "metrics":
-                media_type, body = self.metrics.exposition()
-                return Answer(200, media_type.encode(), body)
-            case "healthz":
-                return text(200, "ok")
-            case "refusals":
-                limit = parse_qs(target.partition("?")[2]).get("limit", [""])[0]
-                found = self._responder.refusals.latest()[: int(limit[:6]) if limit[:6].isdecimal() else None]
-                return _json(200, {"refusals": [public_refusal(one) for one in found]})
-            case "reload":
-                return await self._answer_reload()
-            case _:
-                reason = await self._unready()
-                return text(200, "ready") if reason is None else text(503, reason)
+    # -------------------------------------------------------------------------------------- for the operator
 
-    async def _answer_reload(self) -> Answer:
-        """Have the configuration loaded anew after this moment, and say what came of it; who waits shares one reload.
+    async def exposition(self) -> tuple[str, bytes]:
+        """See `admin.Administered`."""
+        return self.metrics.exposition()
 
-        Whoever can reach the listener can ask: that changes nothing that is not in the files, and the work is bounded.
-        """
-        if self._reload_asked is None:
-            self._reload_asked = asyncio.get_running_loop().create_future()
-        asked = self._reload_asked
-        self._reload.set()
-        outcome = await asyncio.shield(asked)
-        return _json(
-            409 if outcome.faults else 200,
-            {
-                "result": "refused" if outcome.faults else "reloaded",
-                "faults": outcome.faults,
-                "profiles": list(self._loaded.profiles),
-                "at_next_start": outcome.at_next_start,
-            },
-        )
+    async def latest_refusals(self) -> list[dict[str, Any]]:
+        """See `admin.Administered`."""
+        return [public_refusal(one) for one in self._responder.refusals.latest()]
 
-    async def _unready(self) -> str | None:
+    async def unready(self) -> str | None:
+        """See `admin.Administered`."""
         if self._draining:
             return "stopping"
         try:
@@ -707,20 +730,13 @@ class Daemon:
                 logger.exception("a background job has failed")
             await asyncio.sleep(seconds)
 
-    async def _reloading(self) -> None:
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            asked, self._reload_asked = self._reload_asked, None
-            began = time.monotonic()
-            self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            outcome = await self._load_anew()
-            self._notify("READY=1")
-            if asked is not None:
-                asked.set_result(outcome)
-                await asyncio.sleep(RELOAD_SHARE * (time.monotonic() - began))
+    async def _load_and_tell(self) -> Outcome:
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        outcome = await self._load_anew()
+        self._notify("READY=1")
+        return replace(outcome, profiles=list(self._loaded.profiles))
 
-    async def _load_anew(self) -> "_Outcome":
+    async def _load_anew(self) -> Outcome:
         """Load the configuration beside the one in use, and put it into use only if all of it is right."""
         revocations = self._revocations
         try:
@@ -737,16 +753,17 @@ class Daemon:
             self.metrics.reload(success=False)
             if isinstance(error, SettingsError):
                 self._log.error("reload failed, the old configuration stays", faults=list(error.faults))
-                return _Outcome(list(error.faults))
+                return Outcome(list(error.faults))
             self._log.exception("reload failed, the old configuration stays")
-            return _Outcome(["an internal error occurred; the log has it"])
+            return Outcome(["an internal error occurred; the log has it"])
         old, new = self._loaded.settings, loaded.settings
-        self._log = set_up_logging(new.log.format, new.log.level)
+        self._log = set_up_logging(new.log.format, new.log.level, worker=self._worker)
         at_next_start = []
         for key, before, after in (
             ("server.listen", old.server.listen, new.server.listen),
             ("server.tls.listen", old.server.tls and old.server.tls.listen, new.server.tls and new.server.tls.listen),
             ("admin.listen", old.admin.listen, new.admin.listen),
+            ("server.workers", old.server.workers, new.server.workers),
             ("store.url", old.store.url, new.store.url),
             ("store.key_file", self._loaded.store_key, loaded.store_key),
             ("store.refusals", old.store.refusals, new.store.refusals),
@@ -777,8 +794,9 @@ class Daemon:
         self.metrics.loaded(loaded.profiles)
         self._note_tls(loaded.tls)
         self.metrics.reload(success=True)
+        await self._join(loaded)
         self._log.info("reloaded", profiles=", ".join(loaded.profiles))
-        return _Outcome([], at_next_start)
+        return Outcome([], at_next_start)
 
     def _note_tls(self, context: TLSContext | None) -> None:
         """Remember which files the TLS listener's certificate is from, and show when it ends."""
@@ -816,6 +834,8 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """End transactions whose certConf is overdue."""
+        if not self._membership.holds(SWEEP):
+            return
         now = datetime.now(UTC)
         fates = {name: on_silence(issuer) for name, issuer in self._loaded.issuers.items()}
         outside = {name for name, fate in fates.items() if fate is Fate.there}
@@ -833,6 +853,8 @@ class Daemon:
 
     async def _forget(self) -> None:
         """Delete transactions that ended long ago."""
+        if not self._membership.holds(SWEEP):
+            return
         count = await self._store.forget(datetime.now(UTC) - self._loaded.settings.store.retention)
         if count:
             self._log.info("old transactions deleted", count=count)
@@ -866,25 +888,19 @@ async def _close(issuers_: Mapping[str, Issuer]) -> None:
             await one.close()
 
 
-def _json(status: int, value: object) -> Answer:
-    return Answer(status, b"application/json", json.dumps(value).encode())
-
-
-def _is_command(request: Request) -> bool:
-    """Whether the `cmpd` command of this machine asks, and no web page, whatever its host name resolves to."""
-    headers = request.message.headers
-    try:
-        near = ipaddress.ip_address(request.connection.address).is_loopback
-    except ValueError:
-        near = False
-    return near and COMMAND_HEADER in headers and headers.get("Host") == COMMAND_HOST
-
-
 _LISTEN_FAULTS = {
     errno.EADDRINUSE: "address already in use; choose another, or stop what uses it",
     errno.EADDRNOTAVAIL: "no such address on this machine; choose another",
     errno.EACCES: "permission denied; choose a port above 1023, or grant CAP_NET_BIND_SERVICE",
 }
+
+
+def listen_fault(path: Path, key: str, at: Listen, error: OSError) -> SettingsError:
+    """Say why nobody can listen there, and what to do."""
+    reason = _LISTEN_FAULTS.get(error.errno or 0) or os.strerror(error.errno or 0).lower()
+    if error.errno is None or error.errno < 0:
+        reason = "no such host; write an address"
+    return SettingsError([f"{path}: {key}: {at}: {reason}"])
 
 
 def _crl_of(issuer: CRLSource, store: Store) -> Callable[[], Coroutine[Any, Any, bytes]]:
@@ -908,11 +924,17 @@ def _allow_connections(connections: int, log: FilteringBoundLogger) -> None:
 
 
 def serve(path: Path, *, adjust: Adjust | None = None, ready: Callable[[Addresses], None] | None = None) -> None:
-    """Serve a configuration file until SIGTERM or SIGINT.
+    """Serve a configuration file in this process until SIGTERM or SIGINT.
 
     `adjust` may change the settings of each load; `ready` is called once it listens. Raises SettingsError or
     StoreUnavailable when it cannot start.
     """
+    run(Daemon(path, adjust=adjust, ready=ready).run)
+    sys.stderr.flush()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what serves in an event loop of its own, as fast as can be had."""
     os.umask(0o077)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
@@ -920,11 +942,10 @@ def serve(path: Path, *, adjust: Adjust | None = None, ready: Callable[[Addresse
 
         loop_factory = uvloop.new_event_loop
 
-    async def run() -> None:
+    async def settled() -> None:
         gc.freeze()  # what has been imported stays
         gc.set_threshold(GC_THRESHOLD, 50, 50)
-        await Daemon(path, adjust=adjust, ready=ready).run()
+        await main()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(run())
-    sys.stderr.flush()
+        runner.run(settled())

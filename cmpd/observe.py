@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -75,6 +75,12 @@ def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 _encode = json.JSONEncoder(default=str).encode
 
 
+def _name_worker(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if _form.worker is not None:
+        event["worker"] = _form.worker
+    return event
+
+
 def _json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     return _encode(event)  # ASCII only: every character that matters is escaped
 
@@ -109,6 +115,8 @@ class _Form:
 
     direct: bool = False
     """Records of exchanges are written as JSON without structlog's chain, which took half of what a record costs."""
+    worker: int | None = None
+    """Which worker it is that writes, where there are several; a field of every record then."""
 
 
 _form = _Form()
@@ -127,17 +135,22 @@ def _line(exchange: Exchange) -> str:
             parts.append(f'"{name}": {_string(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")}, ')
     now = datetime.now(UTC).isoformat().removesuffix("+00:00")
     ms = round(exchange.ms, 2)
+    if _form.worker is not None:
+        parts.append(f'"worker": {_form.worker}, ')
     return f'{{{"".join(parts)}"ms": {ms}, "event": "exchange", "level": "info", "timestamp": "{now}Z"}}'
 
 
-def set_up_logging(form: str = "auto", level: str = "info") -> FilteringBoundLogger:
+def set_up_logging(form: str = "auto", level: str = "info", *, worker: int | None = None) -> FilteringBoundLogger:
     """Direct all records of the process to standard error and return its logger.
 
-    `form` is "json", "console", or "auto": JSON unless standard error is a terminal that is not systemd's.
+    `form` is "json", "console", or "auto": JSON unless standard error is a terminal that is not systemd's. `worker` is
+    the number of this process where there are several.
     """
+    _form.worker = worker
     console = form == "console" or (form == "auto" and "JOURNAL_STREAM" not in os.environ and sys.stderr.isatty())
     _form.direct = not console and _LEVELS[level] <= logging.INFO
     processors: list[Any] = [
+        _name_worker,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -185,7 +198,8 @@ def record(log: FilteringBoundLogger, exchange: Exchange) -> None:
         log.info("exchange", **fields)
 
 
-def _version() -> str:
+def version() -> str:
+    """The running version."""
     try:
         return metadata.version("cmpd")
     except metadata.PackageNotFoundError:
@@ -266,9 +280,22 @@ class Metrics:
         self._linted = Counter(
             "cmpd_linted", "Exchanges in which the linter had something to say.", ["profile"], registry=registry
         )
+        self._nodes = Gauge("cmpd_nodes", "Processes that serve from the store, this one included.", registry=registry)
+        self._leases = Gauge(
+            "cmpd_lease_held",
+            "1 when this process is the one that sees to it: `sweep` (what is overdue), and `issuer NAME` each.",
+            ["name"],
+            registry=registry,
+        )
+        self._differs = Gauge(
+            "cmpd_config_differs",
+            '1 when processes have different configurations of a profile; profile "" is all the rest.',
+            ["profile"],
+            registry=registry,
+        )
         for result in ("success", "failure"):
             self._reloads.labels(result)
-        Info("cmpd_build", "The running version.", registry=registry).info({"version": _version()})
+        Info("cmpd_build", "The running version.", registry=registry).info({"version": version()})
         ProcessCollector(registry=registry)
 
     def exchange(self, exchange: Exchange) -> None:
@@ -331,6 +358,19 @@ class Metrics:
             )
         self._tls_expiry.set(ends.timestamp())
 
+    def nodes(self, count: int) -> None:
+        """Show how many processes there are."""
+        self._nodes.set(count)
+
+    def lease(self, name: str, held: Callable[[], bool]) -> None:
+        """Show whether this process sees to something, as it is when it is asked."""
+        self._leases.labels(name).set_function(held)
+
+    def differs(self, profiles: Collection[str]) -> None:
+        """Show in which profiles processes differ."""
+        for name in {"", *self.profiles, *profiles}:
+            self._differs.labels(name).set(name in profiles)
+
     def store_size(self, octets: int) -> None:
         """Show how large the store is."""
         self._store_size.set(octets)
@@ -352,3 +392,28 @@ class Metrics:
     def exposition(self) -> tuple[str, bytes]:
         """The media type and text that Prometheus reads."""
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+
+class ServiceMetrics:
+    """What the supervisor of several workers counts itself; all other metrics are theirs."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._workers = Gauge("cmpd_workers", "Workers that serve, where there are several.", registry=registry)
+        self._ended = Counter(
+            "cmpd_worker_ends", "Workers that ended without being asked to, and were replaced.", registry=registry
+        )
+        self._reloads = Counter("cmpd_reloads", "Configuration reloads by result.", ["result"], registry=registry)
+        for result in ("success", "failure"):
+            self._reloads.labels(result)
+
+    def workers(self, count: int) -> None:
+        """Show how many serve."""
+        self._workers.set(count)
+
+    def ended(self) -> None:
+        """Count a worker that has ended unasked."""
+        self._ended.inc()
+
+    def reload(self, success: bool) -> None:
+        """Count an attempt to load the configuration anew, one for all workers."""
+        self._reloads.labels("success" if success else "failure").inc()

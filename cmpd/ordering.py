@@ -18,7 +18,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -69,6 +69,11 @@ def _ignore(issuer: str, outcome: str) -> None:
     """Nobody counts."""
 
 
+def _always(_issuer: str) -> bool:
+    """There is no other process."""
+    return True
+
+
 @dataclass(slots=True)
 class _Waiter:
     """A request that is held open."""
@@ -84,6 +89,8 @@ class _Place:
 
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """There is something to do at once."""
+    ours: set[str] = field(default_factory=set)
+    """The stamps of what was ordered of this process, and not begun."""
     queue: deque[Order] = field(default_factory=deque)
     """Read from the store, and not begun."""
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -94,12 +101,17 @@ class _Place:
 
 @dataclass(slots=True)
 class OrderDesk:
-    """Takes orders to their issuers and sees to them until they are settled. One for a process."""
+    """Takes orders to their issuers and sees to them until they are settled. One for a process.
+
+    Of several processes, each submits at once what was ordered of it; who `sees_to` an issuer does all the rest.
+    """
 
     store: OrderStore
     issuers: Mapping[str, Ordering]
     clock: Clock
     observe: Observe = _ignore
+    sees_to: Callable[[str], bool] = _always
+    """Whether this process asks an issuer what has become of its orders."""
     _places: dict[str, _Place] = field(default_factory=dict)
     """By issuer."""
     _waiting: dict[bytes, _Waiter] = field(default_factory=dict)
@@ -126,8 +138,9 @@ class OrderDesk:
         self._tasks.clear()
         self._places.clear()
 
-    def nudge(self, issuer: str) -> None:
-        """There are new orders."""
+    def nudge(self, issuer: str, stamps: Iterable[str]) -> None:
+        """There are new orders, of this process."""
+        self._at(issuer).ours.update(stamps)
         self._at(issuer).news.set()
 
     def unreachable(self, issuer: str) -> bool:
@@ -219,12 +232,18 @@ class OrderDesk:
             place.queue.clear()
             await issuer.changes(now - OVERLAP)  # whether it is back is tried by asking, and never by an order
         if not place.queue:
+            before = set(place.ours)
             found = await self.store.orders_open(name, (OrderState.intended,), BATCH)
             if not found and not place.running:
                 self._failures.pop((name, True), None)  # there is nothing left that could fail
-            place.queue += (one for one in found if one.due <= now and one.stamp not in place.running)
+            mine = {one.stamp for one in found} if self.sees_to(name) else place.ours
+            place.queue += (
+                one for one in found if one.due <= now and one.stamp in mine and one.stamp not in place.running
+            )
+            place.ours -= before.difference(one.stamp for one in found)  # another process has moved those
         while place.queue and len(place.running) < AT_ONCE:
             order = place.queue.popleft()
+            place.ours.discard(order.stamp)
             task = asyncio.get_running_loop().create_task(self._carry(place, issuer, order))
             place.running[order.stamp] = task
             task.add_done_callback(lambda _: place.news.set())
@@ -246,6 +265,8 @@ class OrderDesk:
     async def _see_to(self, name: str) -> bool:
         """See to what has been submitted, and ask what has changed; True when there may be more."""
         issuer, now = self.issuers[name], self.clock()
+        if not self.sees_to(name):
+            return False
         astray = await self.store.orders_open(name, (OrderState.submitting, OrderState.unknown), BATCH)
         lost = [one for one in astray if one.due <= now and one.state is OrderState.unknown]
         for order in astray:
@@ -311,6 +332,8 @@ class OrderDesk:
             sent = await self.store.move_order(sent, seen=OrderState.intended)
         except OrderMoved:
             return  # another node has it
+        if self.clock() >= lost - timedelta(seconds=issuer.submit_seconds):
+            return  # we were paused, and it counts as lost: whoever sees to it looks for it, and may submit it again
         try:
             answer = await issuer.submit(sent)
         except OrderRefused as error:

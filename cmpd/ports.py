@@ -180,6 +180,13 @@ class Store(Protocol):
     async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
         """Lock an enrollment code until then for the `locks`-th time; a lock that lasts longer stays."""
 
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:
+        """Count a wrong MAC against an enrollment code, for all processes; the `most`-th in a row locks it as above.
+
+        The count begins again then, and when the code is consumed. True when it was locked, or is, until `until` or
+        longer.
+        """
+
     async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
         """Tell whether a certificate is one of a service user: SHA-256 in hexadecimal, Names in DER. Reads only."""
 
@@ -287,6 +294,52 @@ class Store(Protocol):
         """Finish what is in hand and let go."""
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A process that serves from the store, as it says of itself."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    started: datetime
+    configuration: str
+    """Keyed hash of what all nodes should have in common; tells only whether two are the same."""
+    profiles: Mapping[str, str]
+    """Such a hash of each profile."""
+    counts: Mapping[str, float]
+    """What it has counted against limits, in all, by what; only what others must know."""
+    place: str = ""
+    """Where its pid means something; empty when that is not known."""
+    silent: float = 0.0
+    """Seconds since it was kept last, by the store's clock. Set by the store."""
+    leases: tuple[str, ...] = ()
+    """What it alone sees to. Set by the store."""
+
+
+class NodeStore(Protocol):
+    """What processes on one store know of each other. Every method may raise `StoreUnavailable`."""
+
+    async def lease(self, name: str, holder: str, seconds: float, /) -> bool:
+        """Take or extend a lease until `seconds` from now, by the store's clock; False when somebody else has it.
+
+        Compared and set in one commit; nothing is written when it is somebody else's. One that ends later than twice
+        `seconds` from now is taken at once: a clock was set back.
+        """
+
+    async def release(self, name: str, holder: str, /) -> None:
+        """Give a lease back; one that is somebody else's stays."""
+
+    async def keep_node(self, node: Node, /) -> None:
+        """Keep what a node says of itself, and that it has been seen now."""
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """All nodes that are kept, the one that was started first comes first. Reads only."""
+
+    async def forget_nodes(self, ids: Collection[str], /) -> None:
+        """Delete nodes, and let go of their leases."""
+
+
 class OutsideStore(Protocol):
     """What is kept of certificates whose issuer is over there. Every method may raise `StoreUnavailable`."""
 
@@ -375,6 +428,7 @@ class OrderStore(Protocol):
         transaction_id: bytes,
         /,
         *,
+        seen: bytes,
         state: TransactionState,
         nonce: bytes,
         request: bytes,
@@ -385,7 +439,8 @@ class OrderStore(Protocol):
     ) -> None:
         """Answer a transaction that waits, in one commit; `state` may be `waiting` still.
 
-        `first` says that it is the answer to its first request. Raises `TransactionMoved` when it does not wait.
+        `first` says that it is the answer to its first request. Raises `TransactionMoved` when it does not wait, or its
+        latest answer has not the nonce `seen`: of two copies of one pollReq, one is answered and the other repeats it.
         """
 
 

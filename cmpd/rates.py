@@ -1,16 +1,29 @@
 """How much anybody may ask of us: token buckets by address, enrollment code and profile, and wrong MACs counted.
 
 All of it is in memory, of one process, and bounded: the key that was heard of longest ago makes room. What a wrong MAC
-leaves behind in the store is one lock for every `lock_after` of them (RFC 9810 §8: guessing a shared secret).
+leaves behind in the store is one lock for every `lock_after` of them (RFC 9810 §8: guessing a shared secret); several
+processes count those of a code in the store.
+
+Several processes tell each other about once a second what they have counted (`Exchanged`): each takes that from its own
+buckets too, which may go below nothing. What is asked of N processes within that second may be N times what a bucket
+holds; after that, all have to wait until it is made good.
 """
 
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 
 Key = tuple[str, str]
+
+TOLD = 500
+"""Of so many keys at most, those asked for last, other processes are told."""
+TOTALS = 5000
+"""So many are kept count of, to be told."""
+LATELY_SECONDS = 60.0
+"""So long a count is told after it has changed; who has not read it by then does not count it."""
 
 
 @dataclass(slots=True)
@@ -20,6 +33,8 @@ class Buckets:
     rate: float
     burst: float
     size: int
+    counted: dict[str, float] | None = None
+    """What has been taken since others were told; None: there are no others."""
     _filled: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def take(self, key: str, now: float) -> float:
@@ -27,10 +42,19 @@ class Buckets:
         tokens = self._tokens(key, now)
         if tokens < 1:
             return (1 - tokens) / self.rate
+        self._set(key, tokens - 1, now)
+        if self.counted is not None:
+            self.counted[key] = self.counted.get(key, 0.0) + 1
+        return 0.0
+
+    def charge(self, key: str, tokens: float, now: float) -> None:
+        """Take what another process has given away."""
+        self._set(key, self._tokens(key, now) - tokens, now)
+
+    def _set(self, key: str, tokens: float, now: float) -> None:
         if key not in self._filled and len(self._filled) >= self.size:
             self._filled.popitem(last=False)
-        self._filled[key] = tokens - 1, now
-        return 0.0
+        self._filled[key] = tokens, now
 
     def wait(self, key: str, now: float) -> float:
         """In how many seconds there will be a token; 0 when there is one. Only looks."""
@@ -107,3 +131,55 @@ def read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """
     address = ipaddress.ip_address(text)
     return getattr(address, "ipv4_mapped", None) or address
+
+
+@dataclass(slots=True)
+class Exchanged:
+    """What this process has counted, in all, for others to read, and what it has read of theirs."""
+
+    _totals: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
+    """By bucket and key: how many in all, and when it was said last."""
+    _read: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By process: the totals that were read."""
+    _told_at: float = 0.0
+
+    def tell(self, buckets: Mapping[str, Buckets], processes: int, now: float) -> dict[str, float]:
+        """What others must know: totals by `BUCKET KEY` of what has been asked for lately.
+
+        So little that it would be no more than a quarter of the limit if all processes were asked as much is left out.
+        """
+        seconds, self._told_at = now - (self._told_at or now), now
+        for name, one in buckets.items():
+            counted, one.counted = one.counted or {}, ({} if processes > 1 else None)
+            least = max(one.rate * seconds / (4 * processes), 1.0)
+            for key, count in counted.items():
+                if count >= least:
+                    total, _ = self._totals.pop(f"{name} {key}", (0.0, 0.0))
+                    self._totals[f"{name} {key}"] = total + count, now
+        while len(self._totals) > TOTALS:
+            self._totals.popitem(last=False)
+        if processes == 1:
+            return {}
+        recent = [(key, total) for key, (total, at) in self._totals.items() if now - at < LATELY_SECONDS]
+        return dict(recent[-TOLD:])
+
+    def read(self, process: str, totals: Mapping[str, float], buckets: Mapping[str, Buckets], now: float) -> None:
+        """Take from our buckets what another process has given away since it was read last."""
+        before = self._read.get(process)
+        if before is None:  # what it counted before we were there is over
+            self._read[process] = dict(totals)
+            return
+        for where, total in totals.items():
+            name, _, key = where.partition(" ")
+            known = before.get(where, 0.0)
+            more = total - known if total >= known else total
+            if more > 0 and name in buckets:
+                buckets[name].charge(key, more, now)
+        before.update(totals)
+        if len(before) > 2 * TOTALS:
+            self._read[process] = dict(totals)
+
+    def keep(self, processes: Collection[str]) -> None:
+        """Forget processes that are no more."""
+        for gone in self._read.keys() - set(processes):
+            del self._read[gone]

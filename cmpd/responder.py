@@ -6,6 +6,7 @@
 changes nothing; the same octets again get the same answer again.
 """
 
+import asyncio
 import os
 import time
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from cryptography import x509
 from cmpd import asn1, reply, validation
 from cmpd.asn1 import BodyType, oids
 from cmpd.authentication import Attempt, Authenticator, named_by, seconds
-from cmpd.enrollment import OpenTransaction, Operation, Realm, digest
+from cmpd.enrollment import OpenTransaction, Operation, Realm, digest, still_prompt
 from cmpd.errors import (
     BadDataFormat,
     BadRequest,
@@ -73,6 +74,10 @@ OPEN_TRANSACTIONS = 1024
 
 _AGAIN = (TransactionExists, TransactionMoved)
 _NO_GRACE = timedelta()
+COPIES = 64
+"""So many copies of requests that are being answered are held at a time; one more hears what is there."""
+_LOOK_SECONDS = 0.2
+"""How often it is looked whether the request has been answered, at whatever node."""
 
 
 def utc_now() -> datetime:
@@ -97,6 +102,8 @@ class _Office:
     signer: CMPSigner | None
     realms: dict[str, Realm] = field(default_factory=dict)
     open: OrderedDict[bytes, OpenTransaction] = field(default_factory=OrderedDict)
+    copies: int = 0
+    """Copies of requests that wait for the answer to the first one."""
 
     async def realm(self, name: str) -> Realm:
         """Everything that serving a profile needs."""
@@ -147,6 +154,8 @@ class Responder:
         self.refusals: Refusals = Refusals() if before is None else before.refusals
         """The latest refusals that are not in the store; after a reload those of the responder `before` too."""
         self.authenticator = Authenticator(store, limits, revocations)
+        for profile in profiles.values():
+            self.authenticator.expect(profile)
         """Who has failed how often; a reload goes on counting where the responder `before` was."""
         if before is not None:
             self.authenticator.inherit(before.authenticator)
@@ -272,7 +281,7 @@ class _Conversation:
             transaction_id = validation.transaction_id(message, profile, self._office.entropy)
             transaction = await self._find(message, transaction_id)
             if transaction is not None:
-                again = self._again(transaction, request, profile.name)
+                again = await self._repeat(transaction, request, profile.name)
                 if again is not None:
                     return again
                 if transaction.profile != profile.name:
@@ -351,7 +360,7 @@ class _Conversation:
         try:
             answer = await HANDLERS[message.body_type](operation)
         except _AGAIN:
-            if self._open is not None:
+            if self._open is not None or received.event is not Event.begin:
                 # it has moved without us: the store knows how it stands
                 self._office.open.pop(received.transaction_id, None)
                 return await self._converse(message)
@@ -483,7 +492,24 @@ class _Conversation:
     async def _answered_meanwhile(self, received: Received, request: bytes) -> bytes | None:
         """Look again: another copy of the same request may have been answered while this one was on its way."""
         transaction = await self._store.transaction(received.transaction_id)
-        return None if transaction is None else self._again(transaction, request, self._exchange.profile)
+        return None if transaction is None else await self._repeat(transaction, request, self._exchange.profile)
+
+    async def _repeat(self, transaction: Transaction, request: bytes, profile: str) -> bytes | None:
+        """The stored answer. That to a request which is being answered elsewhere, at this moment, is waited for.
+
+        Until then it is `waiting`; who was told that would poll for what its other copy has been given.
+        """
+        office = self._office
+        if request == transaction.first_request and transaction.profile == profile and office.profiles[profile].polling:
+            until = time.monotonic() + still_prompt(transaction.created, office.clock())
+            while transaction.state is TransactionState.waiting and time.monotonic() < until and office.copies < COPIES:
+                office.copies += 1
+                try:
+                    await asyncio.sleep(_LOOK_SECONDS)
+                finally:
+                    office.copies -= 1
+                transaction = await self._store.transaction(transaction.transaction_id) or transaction
+        return self._again(transaction, request, profile)
 
     def _replier(self) -> Replier:
         return Replier(self._heading, self._identity, self._office.entropy(16), self._now)

@@ -99,7 +99,7 @@ class RevocationStore(Store, OutsideStore, Protocol):
 
 @dataclass(slots=True)
 class RevocationDesk:
-    """Sees to certificates of issuers over there. One for a process."""
+    """Sees to certificates of issuers over there. One for a process; of several, one `sees_to` an issuer."""
 
     store: RevocationStore
     issuers: Mapping[str, Issuer]

@@ -255,6 +255,9 @@ class Server(_Section):
     cmp_signer: str | None = None
     """The issuer whose CMP signer signs the answers for issuers that have none, such as a public CA; by default the
     only one that has one."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """So many processes serve, beside one that watches over them; 1 is a single process. `cmpd serve --workers` says
+    otherwise for a run. As many as there are cores is the most that makes sense."""
     tls: ServerTLS | None = None
     """The section [server.tls]."""
     proxy: ServerProxy | None = None

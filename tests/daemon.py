@@ -142,12 +142,12 @@ class Site:
         assert self.store(lambda store: store.revoke(revocation))
 
     @contextlib.contextmanager
-    def serve(self, process: "Process | None" = None) -> Iterator["Daemon"]:
+    def serve(self, process: "Process | None" = None, *arguments: str) -> Iterator["Daemon"]:
         """Run `python -m cmpd serve`, or have another process do it; enter when it listens, kill it at the end."""
         daemon = Daemon(
             process
             or subprocess.Popen(
-                [sys.executable, "-m", "cmpd", "serve", "--config", str(self.config)],
+                [sys.executable, "-m", "cmpd", "serve", "--config", str(self.config), *arguments],
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
             )

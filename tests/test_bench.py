@@ -465,7 +465,7 @@ def test_a_short_run_against_the_real_daemon(tmp_path: Path) -> None:
         assert 0 < row["cpu_median"] < time.time() - started
         assert len(row["request_sizes"]) == (1 if name == "implicit" else 2)
         assert bool(row["ratios"]) == (name != "connections")
-        assert len(row["extra"]) == (name in {"smime", "code", "tls", "connections"})
+        assert len(row["extra"]) == (name in {"smime", "code", "tls", "workers", "connections"})
         assert (row["handshake"][0] > 0) == (name == "tls")
     assert found["rows"]["smime"]["floor"] == found["rows"]["pbm"]["floor"]
     assert found["decode"] > 0

@@ -251,8 +251,8 @@ class TestConfig:
         unknown, listen = sorted(done.err.splitlines(), reverse=True)
         assert listen.startswith(f"cmpd: {path}: server.listen: value 'x': not HOST:PORT; write \"127.0.0.1:8829\", ")
         assert (
-            unknown
-            == f"cmpd: {path}: server.zone: unknown key; known here: allow_http, cmp_signer, listen, proxy, tls, url"
+            unknown == f"cmpd: {path}: server.zone: unknown key; "
+            "known here: allow_http, cmp_signer, listen, proxy, tls, url, workers"
         )
 
     def test_a_fault_of_a_profile_names_its_file(self, run: Run, config: Path) -> None:

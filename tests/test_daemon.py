@@ -654,7 +654,7 @@ async def test_a_second_daemon_on_the_same_port_leaves_the_first_alone(config: P
 
 @pytest.mark.usefixtures("_restore_logging")
 async def test_a_host_name_that_does_not_resolve(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unresolved(*_: object) -> None:
+    async def unresolved(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(Listener, "listen", unresolved)

@@ -233,6 +233,7 @@ def log_table() -> Iterator[tuple[str, str]]:
     }
     for name in (*observe._FIELDS, "ms"):
         yield f"`{name}`", meanings[name]
+    yield "`worker`", "Which worker it was, where there are several; in every record of it."
     yield "`event` `level` `timestamp`", "In every record; `event` is `exchange` here, `timestamp` is UTC."
 
 
@@ -240,7 +241,12 @@ def metrics_table() -> Iterator[Row]:
     """README's table of metrics."""
     registry = CollectorRegistry()
     observe.Metrics(registry)
-    for collector in registry._collector_to_names:
+    service = CollectorRegistry()
+    observe.ServiceMetrics(service)
+    own = [
+        one for one, names in service._collector_to_names.items() if not set(names) & set(registry._names_to_collectors)
+    ]
+    for collector in (*registry._collector_to_names, *own):
         if isinstance(collector, MetricWrapperBase):
             (family,) = collector.describe()
             suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")

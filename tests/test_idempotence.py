@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cmpd.asn1 import BodyType
+from cmpd.asn1 import BodyType, PKIStatus
 from tests.ee import EE
 from tests.world import World
 
@@ -121,6 +121,18 @@ async def test_a_transaction_that_another_process_has_ended(world: World) -> Non
     assert await world.post(confirmation) == done, "the stored answer, from the other process"
     late = await world.send(ee, ee.cert_conf(answer))
     assert late.fail_info == "certConfirmed"
+
+
+async def test_accepted_and_rejected_at_once_is_one_of_the_two_and_the_other_hears_of_it(world: World) -> None:
+    """Also where the transaction is not in memory any more."""
+    ee = await world.code()
+    answer = await world.send(ee, ee.ir())
+    world.restart()
+    confirmations = [ee.cert_conf(answer), ee.cert_conf(answer, status=PKIStatus.rejection)]
+    answers = await asyncio.gather(*(world.send(ee, one) for one in confirmations))
+    (refused,) = [one for one in answers if one.type is not BodyType.pkiconf]
+    assert refused.fail_info in {"certConfirmed", "badRequest"}, refused.text
+    assert (refused.fail_info == "certConfirmed") is ((await world.store.certificates(1))[0].status.value == "valid")
 
 
 async def test_a_transaction_that_expired_meanwhile(world: World) -> None:

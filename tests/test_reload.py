@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd import cli
+from cmpd.admin import COMMAND_HEADER, COMMAND_HOST
 from cmpd.asn1 import BodyType
-from cmpd.daemon import COMMAND_HEADER, COMMAND_HOST
 from tests.daemon import SECRET, FreePort, Site
 from tests.ee import EE
 from tests.http_client import WAIT

@@ -35,6 +35,7 @@ seat = typer.Typer(help="Seats: who holds which certificates.", no_args_is_help=
 refusals = typer.Typer(help="Requests that were refused, and why.")
 service_user = typer.Typer(help="Service users: certificates that alone may use a profile.", no_args_is_help=True)
 order = typer.Typer(help="Certificates on order at issuers that take their time.", no_args_is_help=True)
+node = typer.Typer(help="Processes that serve from the store.", no_args_is_help=True)
 device = typer.Typer(help="Devices that enroll with the certificate of their maker.", no_args_is_help=True)
 app.add_typer(code, name="code")
 app.add_typer(profile, name="profile")
@@ -46,6 +47,7 @@ app.add_typer(refusals, name="refusals")
 app.add_typer(service_user, name="service-user")
 app.add_typer(device, name="device")
 app.add_typer(order, name="order")
+app.add_typer(node, name="node")
 store_commands = typer.Typer(help="The database as a whole.", no_args_is_help=True)
 app.add_typer(store_commands, name="store")
 
@@ -155,11 +157,20 @@ def init(
 
 
 @app.command()
-def serve(context: typer.Context, config: Config = None) -> None:
+def serve(
+    context: typer.Context,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=64, help="Serve by so many processes; else `server.workers`."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
     """Serve until SIGTERM; SIGHUP loads the configuration anew."""
     from cmpd.cli import service  # noqa: PLC0415  start-up time
 
-    service.serve(_chosen(context, config))
+    service.serve(_chosen(context, config), workers=workers)
 
 
 @app.command()
@@ -993,6 +1004,14 @@ def order_approve(context: typer.Context, stamp: Stamp, config: Config = None, j
     from cmpd.cli import orders  # noqa: PLC0415  start-up time
 
     orders.approve(_chosen(context, config), stamp, json=json)
+
+
+@node.command("list")
+def node_list(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """List the processes on the store, what each sees to, and whether their configurations are the same."""
+    from cmpd.cli import processes  # noqa: PLC0415  start-up time
+
+    processes.show_all(_chosen(context, config), json=json)
 
 
 BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The backup: one file, whatever the store.")]

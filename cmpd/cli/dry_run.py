@@ -73,6 +73,10 @@ class DryStore:
             self._codes[found.id] = found
         return found
 
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:  # noqa: ARG002
+        """Counts nothing."""
+        return False
+
     async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
         """Lock nothing."""
 

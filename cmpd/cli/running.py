@@ -5,9 +5,9 @@ import json as json_text
 from pathlib import Path
 from typing import Any
 
+from cmpd.admin import COMMAND_HEADER, COMMAND_HOST
 from cmpd.cli.operation import faults, reachable
 from cmpd.cli.output import OperatorError, plain, write, write_json
-from cmpd.daemon import COMMAND_HEADER, COMMAND_HOST
 from cmpd.settings import Settings
 
 SECONDS = 120.0

@@ -31,10 +31,17 @@ REACH_SECONDS = 2.0
 """How long `cmpd check` tries to reach the place of a CRL or an OCSP responder."""
 
 
-def serve(path: Path) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(path: Path, *, workers: int | None) -> None:
+    """Serve until SIGTERM or SIGINT, by so many workers, or as many as the configuration says."""
     with faults():
-        daemon.serve(path)
+        settings = Settings.load(path)
+        count = settings.server.workers if workers is None else workers
+        if count == 1:
+            daemon.serve(path)
+            return
+        from cmpd.workers import supervise  # noqa: PLC0415  start-up time
+
+        supervise(path, count, settings)
 
 
 @dataclass(frozen=True, slots=True)

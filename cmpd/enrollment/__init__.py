@@ -21,7 +21,7 @@ from cmpd.enrollment.identity import is_authorised_ra, same_identity, updated_id
 from cmpd.enrollment.issuing import ending, issue, lint, look_ahead, record, refusal
 from cmpd.enrollment.operation import Decided, OpenTransaction, Operation, Realm, Refine, Wanted, digest
 from cmpd.enrollment.requests import crmf_requests, p10cr_request
-from cmpd.enrollment.waiting import place, poll
+from cmpd.enrollment.waiting import place, poll, still_prompt
 from cmpd.errors import CMPError
 from cmpd.exchange import IssuedCertificate, OutsideState, RevocationReason, TransactionState
 from cmpd.ports import Conditions, Revocation, Unmet
@@ -41,6 +41,7 @@ __all__ = [
     "p10cr_request",
     "poll",
     "same_identity",
+    "still_prompt",
     "updated_identity",
 ]
 

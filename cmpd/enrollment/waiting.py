@@ -53,11 +53,12 @@ async def place(operation: Operation, decided: Sequence[tuple[int, Decided | CMP
     operation.exchange.seat = ",".join(one.approved.seat for one in orders if one.approved.seat)
     if not before:
         issuer = operation.realm.profile.issuer
-        desk.nudge(issuer)
+        desk.nudge(issuer, (one.stamp for one in orders))
         seconds = PROMPT_SECONDS if polls else NO_POLLING_SECONDS
         await desk.settled(issuer, operation.received.transaction_id, len(orders), seconds)
     kept = await store.orders_of(operation.received.transaction_id)
-    if any(one.state in OPEN_ORDERS for one in kept):
+    late = polls and (desk.clock() - operation.now).total_seconds() > 1.25 * PROMPT_SECONDS
+    if late or any(one.state in OPEN_ORDERS for one in kept):
         if not polls:
             operation.exchange.outcome = "rejection"
             operation.exchange.fail_info, operation.exchange.reason = PKIFailureInfo.systemUnavail.name, _ASK_AGAIN
@@ -85,6 +86,7 @@ async def poll(operation: Operation) -> bytes:
     answer = operation.replier.message(reply.poll_rep([one.certReqId for one in asked], seconds, texts))
     await store.deliver(
         operation.received.transaction_id,
+        seen=_seen(operation),
         state=TransactionState.waiting,
         nonce=operation.replier.nonce,
         request=operation.digest,
@@ -92,6 +94,17 @@ async def poll(operation: Operation) -> bytes:
     )
     operation.exchange.outcome = "waiting"
     return answer
+
+
+def still_prompt(created: datetime, now: datetime) -> float:
+    """For how many seconds the first answer may still become another one than `waiting`; see `place`."""
+    return max(0.0, 2.5 * PROMPT_SECONDS - (now - created).total_seconds())
+
+
+def _seen(operation: Operation) -> bytes:
+    """The nonce of the answer that the message follows; of a first request, that of `waiting`."""
+    transaction = operation.received.transaction
+    return operation.replier.nonce if transaction is None else transaction.nonce
 
 
 def check_after(since: datetime, now: datetime) -> int:
@@ -208,6 +221,7 @@ async def _deliver(operation: Operation, store: OrderStore, kept: Sequence[Order
     serials = [one.serial for one in issued if one.serial is not None]
     await store.deliver(
         operation.received.transaction_id,
+        seen=_seen(operation),
         state=state,
         nonce=operation.replier.nonce,
         request=operation.digest,

@@ -531,23 +531,28 @@ class Listener(web.Server):
         """The open connections, and those whose handler is still at work."""
         return [cast("Connection", connection) for connection in self._connections]
 
-    async def listen(self, host: str, port: int, tls: TLSContext | None = None) -> tuple[str, int]:
-        """Listen on an address; port 0 lets the system choose. Returns address and port. Raises OSError."""
+    async def listen(
+        self, host: str, port: int, tls: TLSContext | None = None, *, shared: bool = False
+    ) -> tuple[str, int]:
+        """Listen on an address, `shared` with other processes; port 0 lets the system choose.
+
+        Returns address and port. Raises OSError.
+        """
         if self._sweeper is None:
             self._sweep()
         if tls is None:
-            server = await self._loop.create_server(self, host, port, backlog=_BACKLOG)
+            server = await self._loop.create_server(self, host, port, backlog=_BACKLOG, reuse_port=shared or None)
             self._servers.append(server)
             sockets = list(server.sockets)
         else:
-            sockets = await self._bind(host, port)
+            sockets = await self._bind(host, port, shared=shared)
             self.tls = tls
             for sock in sockets:
                 self._acceptors.append(self._loop.create_task(self._accept(sock)))
         address: tuple[str, int] = sockets[0].getsockname()[:2]
         return address
 
-    async def _bind(self, host: str, port: int) -> list[socket.socket]:
+    async def _bind(self, host: str, port: int, *, shared: bool) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         try:
             for family, kind, protocol, _, address in await self._loop.getaddrinfo(
@@ -557,6 +562,8 @@ class Listener(web.Server):
                 sockets.append(sock)
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if shared:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind(address)

@@ -23,7 +23,7 @@ from cmpd.exchange import (
     Seat,
     ServiceUserCertificate,
 )
-from cmpd.ports import OrderStore, OutsideStore, Store, StoreUnavailable
+from cmpd.ports import NodeStore, OrderStore, OutsideStore, Store, StoreUnavailable
 
 REFUSALS = 500
 """How many refusals a store keeps unless it is told another number."""
@@ -56,7 +56,7 @@ class Pruned:
 
 
 @runtime_checkable
-class AdminStore(Store, OrderStore, OutsideStore, Protocol):
+class AdminStore(Store, OrderStore, OutsideStore, NodeStore, Protocol):
     """A store with the operator's verbs. Every method may raise `StoreUnavailable`."""
 
     async def create_code(

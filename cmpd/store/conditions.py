@@ -48,7 +48,10 @@ INSERT_TRANSACTION = (
     " ON CONFLICT (transaction_id) DO NOTHING"
 )
 _CONSUME_CODE = (
-    "UPDATE enrollment_code SET used = used + ?, locks = 0, locked_until = NULL WHERE id = ? AND revoked_at IS NULL"
+    # a lock that began when the request was on its way already stays: only one that is over is forgotten
+    "UPDATE enrollment_code SET used = used + ?, locks = CASE WHEN locked_until > ? THEN locks ELSE 0 END,"
+    " locked_until = CASE WHEN locked_until > ? THEN locked_until END, wrong_macs = 0"
+    " WHERE id = ? AND revoked_at IS NULL"
     " AND (valid_from IS NULL OR valid_from <= ?) AND (expires IS NULL OR expires > ?)"
     " AND (uses IS NULL OR used + ? <= uses)"
 )
@@ -89,7 +92,7 @@ class Beginning:
         self._wanted = wanted
         self._transaction = transaction_row_of(transaction, serials)
         self._code = code
-        self._consume = (number, code, now, now, number)
+        self._consume = (number, now, now, code, now, now, number)
         self._spend = (transaction.profile, now // DAY, number) if number else None
 
     def write(self, cursor: sqlite3.Cursor) -> None:

@@ -43,7 +43,8 @@ TABLES = (
     Table("cert_order", ("id",)),  # names transactions
     Table("refusal", ("id",)),
 )
-"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying."""
+"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but `node`
+and `lease`, which are about processes that serve from the one store and not from the other."""
 
 
 class Shelf(Protocol):

@@ -216,7 +216,7 @@ class Operators:
         """See `AdminStore`."""
         return (
             await self._change(
-                "UPDATE enrollment_code SET locked_until = NULL, locks = 0"
+                "UPDATE enrollment_code SET locked_until = NULL, locks = 0, wrong_macs = 0"
                 " WHERE profile = ? AND reference = ? AND (locked_until IS NOT NULL OR locks > 0)",
                 (profile, reference),
             )

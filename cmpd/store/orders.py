@@ -82,11 +82,11 @@ _TAKE_CERTIFICATE = "UPDATE certificate SET transaction_id = ?, cert_req_id = ? 
 _END = "UPDATE cmp_transaction SET state = 'refused' WHERE id = ? AND state = 'waiting'"
 _DELIVER = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, confirm_by = ?, last_request = ?, last_reply = ?"
-    " WHERE transaction_id = ? AND state = 'waiting'"
+    " WHERE transaction_id = ? AND state = 'waiting' AND nonce = ?"
 )
 _DELIVER_FIRST = (
     "UPDATE cmp_transaction SET state = ?, nonce = ?, confirm_by = ?, first_reply = ?"
-    " WHERE transaction_id = ? AND state = 'waiting'"
+    " WHERE transaction_id = ? AND state = 'waiting' AND nonce = ?"
 )
 _HAND_OUT = (
     "UPDATE certificate SET status = 'unconfirmed' WHERE status = 'kept' AND serial IN"
@@ -263,6 +263,7 @@ class Orders:
         transaction_id: bytes,
         /,
         *,
+        seen: bytes,
         state: TransactionState,
         nonce: bytes,
         request: bytes,
@@ -273,7 +274,7 @@ class Orders:
     ) -> None:
         """See `ports.OrderStore`. A certificate that was revoked meanwhile stays revoked."""
         until = None if confirm_by is None else seconds_of(confirm_by)
-        answer = (state.value, nonce, until, *(() if first else (request,)), reply, transaction_id)
+        answer = (state.value, nonce, until, *(() if first else (request,)), reply, transaction_id, seen)
 
         def work(cursor: sqlite3.Cursor) -> None:
             cursor.execute(_DELIVER_FIRST if first else _DELIVER, answer)

@@ -247,6 +247,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHERE status <> 'unconfirmed' AND reason IS NOT 1
         """,
     ),
+    (
+        "ALTER TABLE enrollment_code ADD COLUMN wrong_macs INTEGER NOT NULL DEFAULT 0",
+        """
+        CREATE TABLE lease (
+            name TEXT PRIMARY KEY,
+            holder TEXT NOT NULL,
+            ends INTEGER NOT NULL             -- milliseconds since 1970
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE node (
+            id TEXT PRIMARY KEY,
+            host TEXT NOT NULL,
+            pid INTEGER NOT NULL,
+            place TEXT NOT NULL,
+            version TEXT NOT NULL,
+            started INTEGER NOT NULL,
+            seen INTEGER NOT NULL,            -- milliseconds since 1970
+            configuration TEXT NOT NULL,
+            profiles TEXT NOT NULL,           -- JSON: {name: hash, …}
+            counts TEXT NOT NULL              -- JSON: {what: number, …}
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 

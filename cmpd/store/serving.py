@@ -1,8 +1,8 @@
 """What each call of `ports.Store` is in SQL, for every store whose database speaks it.
 
 Rows are in `rows`, what is asked before a commit in `conditions`, what is on order in `orders`, what is revoked over
-there in `outside`, the operator's verbs in `operators`, the encryption of secrets in `sealing`. The statements are in
-SQLite's words; `postgres/dialect` says them in PostgreSQL's.
+there in `outside`, who else is there in `nodes`, the operator's verbs in `operators`, the encryption of secrets in
+`sealing`. The statements are in SQLite's words; `postgres/dialect` says them in PostgreSQL's.
 """
 
 import sqlite3
@@ -33,6 +33,7 @@ from cmpd.ports import (
 )
 from cmpd.store import REFUSALS
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
+from cmpd.store.nodes import Nodes
 from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
 from cmpd.store.outside import Outside
@@ -110,7 +111,7 @@ _UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND 
 """Whoever asks for the same again gets the same."""
 
 
-class Serving(Operators, Orders, Outside, Pruning, ABC):
+class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -154,6 +155,24 @@ class Serving(Operators, Orders, Outside, Pruning, ABC):
     async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
         """See `ports.Store`."""
         await self._change(_LOCK_CODE, (seconds_of(until), locks, code))
+
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:
+        """See `ports.Store`."""
+        end = seconds_of(until)
+
+        def work(cursor: sqlite3.Cursor) -> bool:
+            row = cursor.execute(
+                "SELECT wrong_macs, locked_until FROM enrollment_code WHERE id = ?", (code,)
+            ).fetchone()
+            if row is None or (row[1] or 0) >= end:
+                return row is not None
+            wrong = row[0] + 1
+            cursor.execute("UPDATE enrollment_code SET wrong_macs = ? WHERE id = ?", (wrong % most, code))
+            if wrong >= most:
+                cursor.execute(_LOCK_CODE, (end, locks, code))
+            return bool(wrong >= most)
+
+        return await self._write(work)
 
     async def is_service_user(self, user: str, fingerprint: str, issuer: bytes, subject: bytes, /) -> bool:
         """See `ports.Store`."""

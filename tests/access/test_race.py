@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from cmpd.asn1 import BodyType, PKIStatus
+from tests import postgres
 from tests.daemon import SECRET, Daemon, Site
 from tests.ee import EE, Answer
 from tests.world import World
@@ -64,8 +66,14 @@ def race(daemons: Sequence[Daemon], reference: str, clients: int) -> list[Answer
         return list(pool.map(enroll, range(clients)))
 
 
-def test_two_daemons_on_one_store_do_not_both_win(tmp_path: Path, store_url: str) -> None:
-    site = Site.make(tmp_path / "cmpd", store_url=store_url)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """With a key of its own, and so with a store that nobody else has had."""
+    with postgres.empty() if request.param == "postgresql" else nullcontext(None) as url:
+        yield Site.make(tmp_path / "cmpd", store_url=url)
+
+
+def test_two_daemons_on_one_store_do_not_both_win(site: Site) -> None:
     site.code("once")
     site.code("thrice", uses=3)
     with site.serve() as one, site.serve() as other:

@@ -134,8 +134,14 @@ async def come(store: AdminStore, one: Order, key: str = "", **changes: Any) -> 
 
 
 async def deliver(store: AdminStore, transaction_id: bytes, state: TransactionState, **changes: Any) -> None:
-    """Answer a transaction that waits."""
-    fields: dict[str, Any] = {"nonce": b"N" * 16, "request": b"Q" * 32, "reply": b"P" * 900}
+    """Answer a transaction that waits, as its latest answer is known."""
+    found = await store.transaction(transaction_id)
+    fields: dict[str, Any] = {
+        "seen": b"" if found is None else found.nonce,
+        "nonce": b"N" * 16,
+        "request": b"Q" * 32,
+        "reply": b"P" * 900,
+    }
     await store.deliver(transaction_id, state=state, **(fields | changes))
 
 
@@ -245,7 +251,7 @@ class OrderContract:
 
     async def test_a_code_is_consumed_by_each_order_that_has_not_failed(self, store: AdminStore) -> None:
         code = await make_code(store, uses=3)
-        await store.lock_code(code.id, until=NOW + SECOND, locks=2)
+        await store.lock_code(code.id, until=NOW, locks=2)
         new = waiting()
         many = [order(new, cert_req_id=number) for number in range(3)]
         many[1] = replace(many[1], state=OrderState.failed, text="refused at once")
@@ -893,6 +899,25 @@ class OrderContract:
             )
         await deliver(store, new.transaction_id, TransactionState.waiting, nonce=b"M" * 16)
         assert await store.orders_of(new.transaction_id) == (one,)
+
+    async def test_of_two_that_answer_the_same_poll_one_does(self, store: AdminStore, reopen: Open) -> None:
+        """What the other one said would be an answer that the next poll cannot follow."""
+        new = waiting()
+        await store.intend(new, [order(new)], code=None, now=NOW)
+        for first in (False, True):
+            await deliver(store, new.transaction_id, TransactionState.waiting)
+            with pytest.raises(TransactionMoved):
+                await deliver(
+                    await reopen(),
+                    new.transaction_id,
+                    TransactionState.waiting,
+                    seen=new.nonce,
+                    nonce=b"M" * 16,
+                    first=first,
+                )
+        found = await store.transaction(new.transaction_id)
+        assert found is not None
+        assert (found.nonce, found.first_reply) == (b"N" * 16, new.first_reply)
 
     async def test_what_was_ordered_is_delivered_and_confirmed_later(self, store: AdminStore, reopen: Open) -> None:
         new = waiting()

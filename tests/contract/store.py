@@ -38,6 +38,7 @@ from cmpd.ports import (
     Condition,
     Conditions,
     Expired,
+    Node,
     Revocation,
     StoreUnavailable,
     TransactionExists,
@@ -358,6 +359,26 @@ class StoreContract:
         assert await store.revoked("local") == (revocation,)
         assert await store.revocation_count("local") == 1
 
+    @pytest.mark.parametrize("first", ["confirmed", "rejected"])
+    async def test_confirmed_and_rejected_at_once_is_one_of_the_two(self, store: AdminStore, first: str) -> None:
+        """Both may share a commit: what has lost has no effect at all."""
+        new, one = await issue(store)
+        both: dict[str, dict[str, Any]] = {
+            "confirmed": {"confirmed": [one.serial]},
+            "rejected": {"revoked": [Revocation(one.serial, RevocationReason.unspecified, NOW)]},
+        }
+        calls = [
+            self.advance(store, new, TransactionState(name), request=name.encode() * 4, **both[name])
+            for name in sorted(both, key=lambda name: name != first)
+        ]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [TransactionMoved]
+        moved, found = await store.transaction(new.transaction_id), await store.certificate(one.serial)
+        assert moved is not None
+        assert found is not None
+        assert moved.last_request == moved.state.value.encode() * 4
+        assert found.status.value == {"confirmed": "valid", "rejected": "revoked"}[moved.state.value]
+
     async def test_a_transaction_that_is_not_in_the_seen_state_stays(self, store: AdminStore) -> None:
         new, one = await issue(store)
         await self.advance(store, new, TransactionState.confirmed, confirmed=[one.serial])
@@ -523,9 +544,16 @@ class StoreContract:
 
     async def test_a_code_that_is_consumed_has_no_more_locks(self, store: AdminStore) -> None:
         made = await make_code(store, uses=2)
-        await store.lock_code(made.id, until=NOW + 60 * SECOND, locks=5)
+        await store.lock_code(made.id, until=NOW, locks=5)
         await issue(store, made.id)
         assert await store.code("device", b"ref") == replace(made, used=1)
+
+    async def test_a_lock_that_has_begun_meanwhile_outlives_the_use_of_its_code(self, store: AdminStore) -> None:
+        """A right MAC that was looked at before the lock must not let the guesser go on, at any node."""
+        made = await make_code(store, uses=2)
+        await store.lock_code(made.id, until=NOW + SECOND, locks=5)
+        await issue(store, made.id)
+        assert await store.code("device", b"ref") == replace(made, used=1, locked_until=NOW + SECOND, locks=5)
 
     async def test_a_code_is_unlocked(self, store: AdminStore) -> None:
         made = await make_code(store)
@@ -1080,6 +1108,105 @@ class StoreContract:
             assert await store.refusals(100) == []
         finally:
             await store.close()
+
+    # Wrong MACs, counted for all processes
+
+    async def test_wrong_macs_lock_a_code_wherever_they_are_counted(self, store: AdminStore, reopen: Open) -> None:
+        made, second = await make_code(store), await reopen()
+        until = NOW + timedelta(minutes=1)
+        counted = [await one.wrong_mac(made.id, most=5, until=until, locks=1) for one in (store, second) * 2]
+        assert counted == [False] * 4
+        assert (await store.code("device", b"ref")).locked_until is None  # type: ignore[union-attr]
+        assert await store.wrong_mac(made.id, most=5, until=until, locks=1)
+        for one in (store, second):
+            found = await one.code("device", b"ref")
+            assert found is not None
+            assert (found.locked_until, found.locks) == (until, 1)
+        assert await second.wrong_mac(made.id, most=5, until=until, locks=1)  # it is locked so long already
+        later = until + timedelta(minutes=2)
+        assert not await store.wrong_mac(made.id, most=5, until=later, locks=2)  # and the count has begun again
+
+    async def test_at_the_same_time_wrong_macs_lock_once(self, store: AdminStore, reopen: Open) -> None:
+        made, second = await make_code(store), await reopen()
+        until = NOW + timedelta(minutes=1)
+        counted = await asyncio.gather(
+            *(one.wrong_mac(made.id, most=10, until=until, locks=1) for one in (store, second) * 5)
+        )
+        assert sum(counted) == 1
+
+    async def test_a_use_and_an_operator_forget_wrong_macs(self, store: AdminStore) -> None:
+        made = await make_code(store, uses=None)
+        until = NOW + timedelta(minutes=1)
+
+        async def forget_by_use() -> None:
+            await issue(store, made.id)
+
+        async def forget_by_operator() -> None:
+            await store.lock_code(made.id, until=NOW, locks=1)
+            assert await store.unlock_code("device", "ref")
+
+        for forget in (forget_by_use, forget_by_operator):
+            for _ in range(4):
+                assert not await store.wrong_mac(made.id, most=5, until=until, locks=1)
+            await forget()
+        assert not await store.wrong_mac(made.id, most=5, until=until, locks=1)
+        assert not await store.wrong_mac(made.id + 1, most=5, until=until, locks=1)
+
+    # Leases and nodes
+
+    async def test_a_lease_is_one_holders_until_it_ends(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        assert await store.lease("sweep", "a", 60)
+        assert not await second.lease("sweep", "b", 60)
+        assert await second.lease("orders", "b", 60)
+        assert await store.lease("sweep", "a", 0.05)  # extended, to end sooner
+        await asyncio.sleep(0.1)
+        assert await second.lease("sweep", "b", 60)
+        assert not await store.lease("sweep", "a", 60)
+
+    async def test_many_who_want_a_lease_and_one_who_gets_it(self, store: AdminStore, reopen: Open) -> None:
+        stores = [store, await reopen(), await reopen()]
+        wanted = [stores[number % 3].lease("sweep", f"holder-{number}", 60) for number in range(30)]
+        assert sum(await asyncio.gather(*wanted)) == 1
+
+    async def test_a_lease_is_given_back_by_who_has_it(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        assert await store.lease("sweep", "a", 60)
+        await second.release("sweep", "b")
+        assert not await second.lease("sweep", "b", 60)
+        await store.release("sweep", "a")
+        assert await second.lease("sweep", "b", 60)
+
+    async def test_a_lease_from_before_a_clock_was_set_back_is_taken_at_once(self, store: AdminStore) -> None:
+        assert await store.lease("sweep", "a", 86400)
+        assert await store.lease("sweep", "b", 60)
+        assert not await store.lease("sweep", "a", 60)
+
+    async def test_nodes_come_back_as_they_were_kept_last(self, store: AdminStore, reopen: Open) -> None:
+        second = await reopen()
+        one = Node("one", "host", 7, "1.0", NOW, "c1", {"device": "p1"}, {"address 192.0.2.1": 3.5}, "here")
+        other = Node("other", "elsewhere", 7, "1.1", NOW - SECOND, "c2", {}, {})
+        assert await store.nodes() == ()
+        await store.keep_node(replace(one, version="0.9", counts={}))
+        await second.keep_node(other)
+        await store.keep_node(one)
+        assert await second.lease("sweep", "one", 60)
+        assert await second.lease("orders", "one", 60)
+        assert await second.lease("over", "other", 0)
+        found = await second.nodes()
+        assert [replace(each, silent=0.0) for each in found] == [other, replace(one, leases=("orders", "sweep"))]
+        assert all(0 <= each.silent < 60 for each in found)
+
+    async def test_a_node_that_is_forgotten_leaves_no_lease(self, store: AdminStore) -> None:
+        for name in ("a", "b", "c"):
+            await store.keep_node(Node(name, "host", 7, "1.0", NOW, "", {}, {}))
+        assert await store.lease("sweep", "a", 60)
+        assert await store.lease("orders", "c", 60)
+        await store.forget_nodes(["a", "b", "unknown"])
+        await store.forget_nodes([])
+        assert [each.id for each in await store.nodes()] == ["c"]
+        assert await store.lease("sweep", "c", 60)
+        assert not await store.lease("orders", "b", 60)
 
     # Life and death
 

@@ -90,6 +90,59 @@ async def test_the_same_octets_get_the_same_answer_while_it_waits(world: World, 
     assert len(ca.orders) == 1
 
 
+async def test_two_copies_of_a_poll_at_once_have_one_answer_and_the_next_poll_follows_it(
+    world: World, ca: SlowCA
+) -> None:
+    ee = await world.code()
+    answer = await world.send(ee, ee.ir())
+    await work(world)
+    poll = ee.poll_req(answer)
+    sealed = ee.seal(poll)
+    replies = set(await asyncio.gather(*(world.post(sealed) for _ in range(3))))
+    assert len(replies) == 1
+    rep = ee.read(replies.pop(), poll)
+    assert rep.type is BodyType.pollRep
+    assert (await world.send(ee, ee.poll_req(rep))).type is BodyType.pollRep
+
+
+async def test_a_copy_of_a_request_that_is_being_answered_waits_for_the_answer(
+    world: World, ca: SlowCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was told `waiting` would poll for what the other copy has been given."""
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 5.0)
+    ca.at_once = True
+    ee = await world.code()
+    draft = ee.ir()
+    data = ee.seal(draft)
+    first = asyncio.create_task(world.post(data))
+    while not await world.store.orders(1):
+        await asyncio.sleep(0)
+    copy = asyncio.create_task(world.post(data))
+    await asyncio.sleep(0.05)
+    await work(world)
+    replies = {await first, await copy}
+    assert len(replies) == 1
+    assert ee.read(replies.pop(), draft).status is PKIStatus.accepted
+
+
+async def test_a_request_that_was_answered_late_is_polled_for(
+    world: World, ca: SlowCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies have been told to wait meanwhile."""
+    monkeypatch.setattr(waiting, "PROMPT_SECONDS", 0.2)
+    ca.at_once = True
+    ee = await world.code()
+    first = asyncio.create_task(world.send(ee, ee.ir()))
+    while not await world.store.orders(1):
+        await asyncio.sleep(0)
+    world.clock.tick(seconds=1)
+    ee.now = world.clock()
+    await work(world)
+    answer = await first
+    assert answer.status is PKIStatus.waiting
+    assert (await world.send(ee, ee.poll_req(answer))).status is PKIStatus.accepted
+
+
 async def test_what_comes_at_once_is_not_waited_for(world: World, ca: SlowCA, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "PROMPT_SECONDS", 5.0)
     ca.at_once = True

@@ -180,7 +180,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.certificates |= {one.serial: one for one in ones}
             self.keys |= {one.serial: key for one, key in zip(ones, keys, strict=False)}
             if code is not None:
-                self.codes[code.reference] = replace(code, used=code.used + len(ones), locked_until=None, locks=0)
+                if code.locked_until is None or code.locked_until <= now:
+                    code = replace(code, locked_until=None, locks=0)
+                self.codes[code.reference] = replace(code, used=code.used + len(ones))
 
     def met(self, ones: list[IssuedCertificate], keys: tuple[str, ...], conditions: Conditions, now: Any) -> bool:
         """What the store must come to, by going through all there is."""

@@ -92,6 +92,7 @@ async def serve(
     await asking.code("device", b"ref")
     await asking.global_code("device")
     await asking.lock_code(code.id, until=NOW, locks=1)
+    await asking.wrong_mac(code.id, most=10, until=NOW, locks=1)
     await asking.is_service_user("user", "00" * 32, b"issuer", b"subject")
     await asking.device("device", "serial")
     await asking.certificate(one.serial)

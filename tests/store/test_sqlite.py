@@ -422,7 +422,14 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
     assert query(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
 
 
+BACK_TO_SCHEMA_6 = (
+    "ALTER TABLE enrollment_code DROP COLUMN wrong_macs",
+    "DROP TABLE lease",
+    "DROP TABLE node",
+    "PRAGMA user_version = 6",
+)
 BACK_TO_SCHEMA_5 = (
+    *BACK_TO_SCHEMA_6,
     "DROP INDEX profile_of_certificate",
     "DROP INDEX unsettled_certificate",
     "DROP INDEX end_of_certificate",

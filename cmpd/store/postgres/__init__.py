@@ -111,7 +111,10 @@ settled AS (
     UPDATE certificate c SET status = x.status
       FROM unnest($10::bigint[], $11::bytea[], $12::text[]) AS x (of_n, serial, status)
      WHERE x.of_n IN (SELECT n FROM moved) AND c.serial = x.serial AND c.status = 'unconfirmed'
-       AND NOT x.serial = ANY ($14)
+       AND NOT EXISTS (
+           SELECT FROM unnest($13::bigint[], $14::bytea[]) AS y (of_n, serial)
+            WHERE y.of_n IN (SELECT n FROM moved) AND y.serial = x.serial
+       )
 ),
 given_back AS (
     UPDATE enrollment_code e SET used = greatest(e.used - m.uses, 0)

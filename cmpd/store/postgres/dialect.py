@@ -8,9 +8,11 @@ import re
 from functools import lru_cache
 
 from cmpd.store.conditions import SAME_SEAT
+from cmpd.store.nodes import NOW
 from cmpd.store.rows import OPEN
 
 _INSTEAD = {
+    NOW: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
     SAME_SEAT: (
         "SELECT count(*), min(not_after), (array_agg(serial ORDER BY not_after, id))[1] FROM certificate"  # noqa: S608  constants only
         " WHERE profile = ? AND seat = ? AND status <> 'revoked' AND not_after >= ? AND serial <> ?"

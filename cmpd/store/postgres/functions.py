@@ -146,7 +146,10 @@ BEGIN
             IF NOT FOUND THEN
                 r_outcome := 'exists';
             ELSIF t.code IS NOT NULL THEN
-                UPDATE enrollment_code e SET used = e.used + t.number, locks = 0, locked_until = NULL
+                UPDATE enrollment_code e SET used = e.used + t.number,
+                       locks = CASE WHEN e.locked_until > t.now THEN e.locks ELSE 0 END,
+                       locked_until = CASE WHEN e.locked_until > t.now THEN e.locked_until END,
+                       wrong_macs = 0
                  WHERE e.id = t.code AND e.revoked_at IS NULL
                    AND (e.valid_from IS NULL OR e.valid_from <= t.now) AND (e.expires IS NULL OR e.expires > t.now)
                    AND (e.uses IS NULL OR e.used + t.number <= e.uses);

@@ -115,6 +115,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             is_global bigint NOT NULL DEFAULT 0,
             locked_until bigint,
             locks bigint NOT NULL DEFAULT 0,
+            wrong_macs bigint NOT NULL DEFAULT 0,
             UNIQUE (profile, reference)
         )
         """,
@@ -219,6 +220,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHERE state IN ('intended', 'submitting', 'unknown', 'ordered')
         """,
         "CREATE TABLE ca_certificate (sha256 bytea PRIMARY KEY, der bytea NOT NULL)",
+        """
+        CREATE TABLE lease (
+            name text PRIMARY KEY,
+            holder text NOT NULL,
+            ends bigint NOT NULL              -- milliseconds since 1970
+        )
+        """,
+        """
+        CREATE TABLE node (
+            id text PRIMARY KEY,
+            host text NOT NULL,
+            pid bigint NOT NULL,
+            place text NOT NULL,
+            version text NOT NULL,
+            started bigint NOT NULL,
+            seen bigint NOT NULL,             -- milliseconds since 1970
+            configuration text NOT NULL,
+            profiles text NOT NULL,           -- JSON: {name: hash, …}
+            counts text NOT NULL              -- JSON: {what: number, …}
+        )
+        """,
         UNMET,
         ISSUE,
     ),
