@@ -43,8 +43,10 @@ TABLES = (
     Table("cert_order", ("id",)),  # names transactions
     Table("refusal", ("id",)),
 )
-"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but `node`
-and `lease`, which are about processes that serve from the one store and not from the other."""
+"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but
+those of the moment."""
+MOMENTARY = ("lease", "node")
+"""Tables about processes that serve from the one store and not from the other: neither copied nor restored."""
 
 
 class Shelf(Protocol):
