@@ -91,7 +91,7 @@ def crash_at_commit(body: str, *, after: bool) -> None:
         if is_in:
             die()
 
-    GroupCommit.write = writing  # type: ignore[method-assign]
+    GroupCommit.write = writing  # type: ignore[method-assign,assignment]
     GroupCommit._group = gathered  # type: ignore[method-assign]
     GroupCommit._commit = committing  # type: ignore[method-assign]
 
