@@ -346,7 +346,9 @@ class Authenticator:
         """Count a wrong MAC for all processes; True when the code is locked now. One at a time here."""
         counted = self.counting.setdefault(key, asyncio.Event())
         try:
-            return await self.store.wrong_mac(code.id, most=most, until=until, locks=code.locks + 1)
+            # what was counted here while nobody else was known of, counts for all from now on
+            count = 1 + self.wrong_macs.take(key)
+            return await self.store.wrong_mac(code.id, most=most, until=until, locks=code.locks + 1, count=count)
         finally:
             self.counting.pop(key, None)
             counted.set()

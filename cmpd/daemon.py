@@ -604,7 +604,8 @@ class Daemon:
     def _hear_others(self, others: Sequence[Node]) -> None:
         """Count what others have counted."""
         authenticator = self._responder.authenticator
-        authenticator.several = bool(others)
+        # for good: who is not heard of now may have counted in the store, and may be back any moment
+        authenticator.several = authenticator.several or bool(others)
         buckets = authenticator.buckets
         for one in others:
             self._exchanged.read(one.id, one.counts, buckets, time.monotonic())

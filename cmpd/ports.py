@@ -180,8 +180,8 @@ class Store(Protocol):
     async def lock_code(self, code: int, /, *, until: datetime, locks: int) -> None:
         """Lock an enrollment code until then for the `locks`-th time; a lock that lasts longer stays."""
 
-    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:
-        """Count a wrong MAC against an enrollment code, for all processes; the `most`-th in a row locks it as above.
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int, count: int = 1) -> bool:
+        """Count wrong MACs against an enrollment code, for all processes; the `most`-th in a row locks it as above.
 
         The count begins again then, and when the code is consumed. True when it was locked, or is, until `until` or
         longer.

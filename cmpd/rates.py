@@ -92,6 +92,10 @@ class WrongMACs:
             self._counts.popitem(last=False)
         return False
 
+    def take(self, key: Key) -> int:
+        """How many there are in a row; somebody else counts on from there."""
+        return self._counts.pop(key, 0)
+
     def lock(self, key: Key, now: datetime, first: timedelta, longest: timedelta) -> datetime:
         """Lock a key of which only this process knows, each time for twice as long; until when."""
         _, locks = self._locks.pop(key, (now, 0))

@@ -156,7 +156,7 @@ class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
         """See `ports.Store`."""
         await self._change(_LOCK_CODE, (seconds_of(until), locks, code))
 
-    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int, count: int = 1) -> bool:
         """See `ports.Store`."""
         end = seconds_of(until)
 
@@ -166,8 +166,10 @@ class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
             ).fetchone()
             if row is None or (row[1] or 0) >= end:
                 return row is not None
-            wrong = row[0] + 1
-            cursor.execute("UPDATE enrollment_code SET wrong_macs = ? WHERE id = ?", (wrong % most, code))
+            wrong = row[0] + count
+            cursor.execute(
+                "UPDATE enrollment_code SET wrong_macs = ? WHERE id = ?", (0 if wrong >= most else wrong, code)
+            )
             if wrong >= most:
                 cursor.execute(_LOCK_CODE, (end, locks, code))
             return bool(wrong >= most)

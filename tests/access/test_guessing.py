@@ -103,6 +103,13 @@ async def test_after_so_many_wrong_macs_even_the_right_one_has_to_wait(
     assert (await enroll(world, ee))[0] == ""
 
 
+async def test_what_was_counted_alone_counts_on_when_others_are_there(world: World) -> None:
+    await world.code()
+    assert await guess(world, AFTER - 1) == ["badMessageCheck"] * (AFTER - 1)
+    world.responder.authenticator.several = True
+    assert await guess(world, 2) == ["badMessageCheck", "systemUnavail"]
+
+
 async def test_a_right_mac_begins_the_count_again(world: World) -> None:
     ee = await world.code(uses=None)
     for _ in range(3):

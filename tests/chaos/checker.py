@@ -407,7 +407,10 @@ def orders(case: Case) -> Iterator[Violation]:
 
 
 def locks(case: Case) -> Iterator[Violation]:
-    """A lock is reached when one life of a node has answered so many wrong MACs; every node knows it from then on."""
+    """A lock is reached when one life of a node has answered so many wrong MACs in a row; all nodes know it then.
+
+    A use of the code at any node ends the row.
+    """
     wrong: dict[str, list[tuple[Attempt, Reply]]] = defaultdict(list)
     right: dict[str, list[tuple[Message, Attempt, Reply]]] = defaultdict(list)
     for attempt in case.history.attempts:
@@ -427,8 +430,10 @@ def locks(case: Case) -> Iterator[Violation]:
             lives[attempt.node, attempt.life].append(attempt)
         for (node, life), here in lives.items():
             disturbed = any(
-                (attempt.node, attempt.life) == (node, life) and attempt.sent < here[-1].ended and not reply.locked
-                for _, attempt, reply in right[name]
+                one.sent < here[-1].ended and (one.reply is None or (one.ended > here[0].sent and not one.reply.locked))
+                for message in case.by_code[name]
+                if message.genuine
+                for one in case.attempts[message.digest]
             )
             # of a wrong MAC without an answer it is not known whether it was counted
             disturbed = disturbed or any(

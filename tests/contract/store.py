@@ -1126,6 +1126,13 @@ class StoreContract:
         later = until + timedelta(minutes=2)
         assert not await store.wrong_mac(made.id, most=5, until=later, locks=2)  # and the count has begun again
 
+    async def test_wrong_macs_may_be_counted_many_at_a_time(self, store: AdminStore) -> None:
+        made, until = await make_code(store), NOW + timedelta(minutes=1)
+        assert not await store.wrong_mac(made.id, most=5, until=until, locks=1, count=3)
+        assert await store.wrong_mac(made.id, most=5, until=until, locks=1, count=3)
+        later = until + timedelta(minutes=2)
+        assert not await store.wrong_mac(made.id, most=5, until=later, locks=2, count=4)  # none is left over
+
     async def test_at_the_same_time_wrong_macs_lock_once(self, store: AdminStore, reopen: Open) -> None:
         made, second = await make_code(store), await reopen()
         until = NOW + timedelta(minutes=1)
