@@ -44,7 +44,8 @@ TABLES = (
     Table("refusal", ("id",)),
 )
 """All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but `node`
-and `lease`, which are about processes that serve from the one store and not from the other."""
+and `lease`, which are about processes that serve from the one store and not from the other, and `crl`: the next one is
+made where it is served, with a number above."""
 
 
 class Shelf(Protocol):
@@ -79,7 +80,7 @@ class Shelf(Protocol):
         """Rows as this store can keep them. Raises `StoreRefused` when it cannot."""
 
     async def finish(self) -> None:
-        """Have new rows get numbers above those that are there."""
+        """Have new rows get numbers above those that are there, and serve no CRL of before."""
 
 
 @dataclass(frozen=True, slots=True)

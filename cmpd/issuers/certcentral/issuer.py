@@ -144,6 +144,18 @@ class CertCentralIssuer:
         """Let go of connections."""
         await self.client.close()
 
+    def share(self, processes: int, /) -> None:
+        """See `ports.Paced`: each process has its part of the calls that the configuration allows all of them."""
+        if self.client.budget.share(processes) and processes > 1:
+            short, long = self.client.budget.parts
+            logger.info(
+                "%d processes use issuer %s: this one makes at most %d calls in 5 s and %d in 3 minutes",
+                processes,
+                self.name,
+                short,
+                long,
+            )
+
     async def examine(self, store: Store | None, now: datetime, /) -> list[Diagnosis]:
         """Ask the account about all that orders need; see `ports.Examinable`."""
         del store
