@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmpd.store import StoreRefused
-from cmpd.store.copying import UNFINISHED
+from cmpd.store.copying import MOMENTARY, UNFINISHED
 from cmpd.store.group_commit import unavailable
 from cmpd.store.maintenance import Kept, Progress, Restored
 from cmpd.store.rows import datetime_of, seconds_of, serials_of
@@ -85,13 +85,14 @@ def _provide(connection: sqlite3.Connection, now: datetime, issuers: Sequence[st
     seconds = seconds_of(now)
     taken_at = note(connection, TAKEN_AT)
     connection.execute("DELETE FROM store WHERE name IN (?, ?)", (TAKEN_AT, UNFINISHED))
+    for table in MOMENTARY:
+        connection.execute(f"DELETE FROM {table}")  # noqa: S608  constants only
     number = seconds * 1000
     connection.executemany(
         "INSERT INTO issuer (name, crl_number) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
         [(name, number) for name in issuers],
     )
     connection.execute("UPDATE issuer SET crl_number = max(crl_number, ?)", (number,))
-    connection.execute("DELETE FROM crl")
     confirmed = 0
     for row, serials in connection.execute(
         "SELECT id, serials FROM cmp_transaction WHERE state = 'unconfirmed' AND confirm_by IS NOT NULL"

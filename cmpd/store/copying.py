@@ -43,9 +43,11 @@ TABLES = (
     Table("cert_order", ("id",)),  # names transactions
     Table("refusal", ("id",)),
 )
-"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but `node`
-and `lease`, which are about processes that serve from the one store and not from the other, and `crl`: the next one is
-made where it is served, with a number above."""
+"""All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but
+those of the moment."""
+MOMENTARY = ("crl", "lease", "node")
+"""Tables that are neither copied nor restored: `lease` and `node` are about processes that serve from the one store and
+not from the other, and the next `crl` is made where it is served, with a greater number."""
 
 
 class Shelf(Protocol):

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,18 +39,15 @@ def die() -> NoReturn:
     raise AssertionError("still alive")
 
 
-def crash(owner: Any, name: str, appointed: Callable[[], bool], *, after: bool = False) -> None:
-    """Die at the beginning of a method, or at its end, when it is time."""
+def crash(owner: Any, name: str, appointed: Callable[[], bool]) -> None:
+    """Die at the beginning of a method, when it is time."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if appointed() and not after:
+        if appointed():
             die()
-        result = original(*args, **kwargs)
-        if appointed() and after:
-            die()
-        return result
+        return original(*args, **kwargs)
 
     setattr(owner, name, call)
 
@@ -65,6 +63,39 @@ def crash_after_numbering() -> None:
     CRLs.next_crl_number = next_crl_number  # type: ignore[method-assign]
 
 
+_ANSWERING = ContextVar("answering", default="")
+"""The body type of the message that this task answers; what others keep beside it is not meant."""
+
+
+def crash_at_commit(body: str, *, after: bool) -> None:
+    """Die before or after the commit of what answering such a message keeps, and of no other."""
+    write, group, commit = GroupCommit.write, GroupCommit._group, GroupCommit._commit
+    meant: list[Any] = []
+    is_in = False
+
+    async def writing(self: GroupCommit, work: Any, contested: object = None) -> Any:
+        if _ANSWERING.get() == body:
+            meant.append(work)
+        return await write(self, work, contested)
+
+    def gathered(self: GroupCommit) -> Any:
+        nonlocal is_in
+        found = group(self)
+        is_in = any(work in meant for work, _ in found)
+        return found
+
+    def committing(self: GroupCommit) -> None:
+        if is_in and not after:
+            die()
+        commit(self)
+        if is_in:
+            die()
+
+    GroupCommit.write = writing  # type: ignore[method-assign,assignment]
+    GroupCommit._group = gathered  # type: ignore[method-assign]
+    GroupCommit._commit = committing  # type: ignore[method-assign]
+
+
 def appoint(step: str, body: str) -> None:
     """Patch the real code so that the process dies at a step of a message."""
     in_hand = ""
@@ -76,6 +107,7 @@ def appoint(step: str, body: str) -> None:
     async def responding(self: Responder, data: bytes, arrival: Arrival) -> bytes:
         nonlocal in_hand
         in_hand = asn1.decode(data, Limits()).body_type.name
+        _ANSWERING.set(in_hand)
         if step == "received" and appointed():
             die()
         answer = await respond(self, data, arrival)
@@ -102,9 +134,9 @@ def appoint(step: str, body: str) -> None:
         case "signed":
             crash(SQLiteStore, "advance" if body == "certConf" else "issued", appointed)
         case "before-commit":
-            crash(GroupCommit, "_commit", appointed)
+            crash_at_commit(body, after=False)
         case "after-commit":
-            crash(GroupCommit, "_commit", appointed, after=True)
+            crash_at_commit(body, after=True)
 
 
 def serve(errors: Connection, config: str, step: str, body: str) -> None:
