@@ -154,6 +154,24 @@ class TestTransactions:
             assert sum(metric(one, 'cmpd_orders_total{issuer="digicert",outcome="issued"}') for one in daemons) == 1
 
 
+class TestRate:
+    def test_an_issuer_hears_how_many_there_are_also_after_a_reload(self, tmp_path: Path) -> None:
+        site = site_for("http://127.0.0.1:9", "sim-no-key", tmp_path / "cmpd")
+        said = "processes use issuer digicert: the part of this one is"
+        half, third = f"2 {said} 30 calls in 5 s and 350 in 3 minutes", f"3 {said} 20 calls in 5 s and 233 in 3 minutes"
+        with serving(site, 2) as (a, b):
+            wait_until(lambda: all(half in [record["event"] for record in one.records] for one in (a, b)))
+            a.catch_up()
+            a.signal(signal.SIGHUP)
+            a.until(half)
+            a.until("reloaded")
+            with site.serve():
+                for one in (a, b):
+                    one.until(third)
+            for one in (a, b):
+                one.until(half)
+
+
 class TestCRL:
     def test_all_serve_one_crl_and_a_revocation_shows_at_once_everywhere(self, site: Site) -> None:
         ee = site.code("ref", uses=None)
