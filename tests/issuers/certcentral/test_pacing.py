@@ -1,6 +1,7 @@
 """The budget lets no window have more, and lets all through in turn; the breaker opens, tries once, and closes."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -149,6 +150,27 @@ async def test_several_that_begin_after_a_kill_stay_within_the_limits(timeline: 
     times += await use(four, 400, timeline)
     assert most_within(times, 5.0) <= 100
     assert most_within(times, 180.0) <= 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_comes_and_goes_the_short_budget_holds(timeline: Timeline, seed: int) -> None:
+    """Up to five processes, all of which call as much as they may; each hears of the others up to 2.5 seconds late."""
+    dice = random.Random(seed)
+    here, hears, times = [shared(timeline, 1)], {}, []
+    timeline.now += 10
+    for _ in range(1200):
+        if dice.random() < 0.05 and len(here) < 5:
+            here.append(shared(timeline, len(here) + 1))
+        elif dice.random() < 0.05 and len(here) > 1:
+            here.pop(dice.randrange(len(here)))
+        for one in here:
+            if (one, len(here)) not in hears:
+                hears[one, len(here)] = timeline.now + dice.random() * 2.5
+            elif hears[one, len(here)] <= timeline.now:
+                one.share(len(here))
+        hears = {about: at for about, at in hears.items() if about[1] == len(here)}
+        times += await use(here, 0.25, timeline)
+    assert 30 < most_within(times, 5.0) <= 60
 
 
 async def test_without_limits_a_budget_begins_as_it_is(timeline: Timeline) -> None:
