@@ -59,6 +59,7 @@ from cmpd.ports import (
     IssuerUnavailable,
     Node,
     Ordering,
+    Paced,
     ProfileAware,
     RevocationSource,
     Revoker,
@@ -611,6 +612,7 @@ class Daemon:
             self._exchanged.read(one.id, one.counts, buckets, time.monotonic())
         self._exchanged.keep([one.id for one in others])
         self.metrics.nodes(1 + len(others))
+        _pace(self._loaded.issuers, 1 + len(others))
 
     def _tell_differences(self, differing: Mapping[str, str]) -> None:
         """Show where processes have different configurations; one of them says so in the log."""
@@ -776,6 +778,7 @@ class Daemon:
             if before != after:
                 at_next_start.append(key)
                 self._log.warning("a change takes effect at the next start only", key=key)
+        _pace(loaded.issuers, 1 + len(self._membership.others))
         self._transfer.service = self._service(loaded, responder)
         self._responder = responder
         await self._desk.stop()  # what it was submitting is found so, and looked for
@@ -887,6 +890,13 @@ async def _close(issuers_: Mapping[str, Issuer]) -> None:
     for one in issuers_.values():
         if isinstance(one, Closing):
             await one.close()
+
+
+def _pace(issuers_: Mapping[str, Issuer], processes: int) -> None:
+    """Tell issuers how many processes ask them."""
+    for one in issuers_.values():
+        if isinstance(one, Paced):
+            one.share(processes)
 
 
 _LISTEN_FAULTS = {

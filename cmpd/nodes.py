@@ -77,6 +77,8 @@ class Membership:
     """By lease: until when it is certainly ours, by `_now`."""
     _started: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     _beat_at: float = 0.0
+    _known: bool = False
+    """Whether it has said that it is there."""
     _said: Mapping[str, float] = field(default_factory=dict)
     _differing: Mapping[str, str] = field(default_factory=dict)
     _differing_since: float = 0.0
@@ -121,6 +123,10 @@ class Membership:
 
     async def look(self) -> None:
         """See who is there, and say what is due. Raises StoreUnavailable."""
+        begins = not self._known
+        if begins:  # before it looks: of two that begin at once, one has heard of the other
+            await self._keep({})
+            self._known = True
         others = [one for one in await self.store.nodes() if one.id != self.id]
         gone = [one.id for one in others if one.silent > FORGET_SECONDS or self._is_dead(one)]
         if gone:
@@ -134,7 +140,7 @@ class Membership:
         free = [name for name in self._wanted if not self.holds(name) and name not in taken]
         jobs = [self._lease(name) for name in (self._wanted if due else free)]
         jobs += [self._release(name) for name in list(self._held) if name not in self._wanted]
-        if due or counts != self._said:
+        if (due and not begins) or counts != self._said:
             jobs.append(self._keep(counts))
         if jobs:
             for outcome in await asyncio.gather(*jobs, return_exceptions=True):

@@ -155,6 +155,28 @@ class Known:
     """By serial number: the certificates that are named, None where there is none; and who began the transaction."""
 
 
+@dataclass(frozen=True, slots=True)
+class CRLState:
+    """What tells whether the CRL at hand is the current one."""
+
+    revocations: int
+    """Grows with every revocation."""
+    number: int
+    """Of the CRL that is kept; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCRL:
+    """The current CRL of an issuer (RFC 5280 §5), made by one process and served by all."""
+
+    number: int
+    revocations: int
+    """`CRLState.revocations` before it was made: it has all of them."""
+    this_update: datetime
+    next_update: datetime
+    der: bytes
+
+
 class Store(Protocol):
     """The durable state. A call that returns has been committed; one that raises has changed nothing.
 
@@ -281,11 +303,20 @@ class Store(Protocol):
     async def revoked(self, issuer: str, /) -> tuple[Revocation, ...]:
         """All revoked certificates of an issuer section that have not yet expired, for the CRL."""
 
-    async def revocation_count(self, issuer: str, /) -> int:
-        """A number that grows with every revocation, so that a CRL is made anew only when it must be."""
+    async def crl_state(self, issuer: str, ca: bytes, /) -> CRLState:
+        """How the kept CRL of an issuer section and issuing certificate (`ca`: SHA-256) stands. Reads only; cheap."""
+
+    async def crl(self, issuer: str, ca: bytes, /) -> KeptCRL | None:
+        """The CRL that is kept, which all processes serve. Reads only."""
 
     async def next_crl_number(self, issuer: str, /) -> int:
         """A CRL number, greater than all before it, across restarts (RFC 5280 §5.2.3)."""
+
+    async def keep_crl(self, issuer: str, ca: bytes, crl: KeptCRL, /, *, seen: int) -> bool:
+        """Keep a CRL in place of the one with the number `seen` (0: of none); False when another one is kept now.
+
+        Its number must have been taken after `seen` was read: so the numbers of what is kept only grow.
+        """
 
     async def ready(self) -> None:
         """Return when the store can be written to; used by `/readyz`."""
@@ -634,6 +665,17 @@ class Approving(Protocol):
 
     async def approve(self, order: Order, /) -> None:
         """Approve what waits for it. Raises `OrderRefused` when it cannot be, or `IssuerUnavailable`."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """An issuer that may be asked only so often, by all processes on the store together."""
+
+    def share(self, processes: int, /) -> None:
+        """Ask no more than one of so many processes may, from now on.
+
+        Called before it is asked for anything, and again and again, as long as the store can be read.
+        """
 
 
 @runtime_checkable

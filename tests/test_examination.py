@@ -6,12 +6,18 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cmpd.cli.output import time_text
+from cmpd.exchange import OutsideRevocation, OutsideState, RevocationReason
+from cmpd.ports import Revocation
 from tests.certcentral.process import Simulator
+from tests.contract.store import certificate, transaction
 from tests.daemon import Site
 from tests.test_cli import Done, spawn
 
@@ -103,6 +109,35 @@ def test_a_domain_that_is_not_proven_names_the_profile(site: Site) -> None:
     (problem,) = the(findings, "problem")
     assert problem.startswith("profiles/mail.toml: domains: unproven.example is ")
     assert problem.endswith("orders wait; add it and prove control over it (DNS token)")
+
+
+def test_revocations_that_the_issuer_has_not_carried_out(site: Site) -> None:
+    """How many, since when, and what is to be done; one that has just become due is only noted."""
+    _, findings = doctor(site, "--issuer", "digicert")
+    (row,) = [one for one in findings if one["check"] == "revocations"]
+    assert (row["level"], row["text"]) == ("ok", "none waits to be done at the issuer")
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    async def revoked(store: Any) -> None:
+        for days, state in ((0, OutsideState.due), (3, OutsideState.held), (2, OutsideState.held)):
+            await revoked_at_digicert(store, now - timedelta(days=days), state)
+
+    site.store(revoked)
+    _, findings = doctor(site, "--issuer", "digicert")
+    noted, held = [one for one in findings if one["check"] == "revocations"]
+    assert (noted["level"], held["level"]) == ("note", "warning")
+    assert noted["text"].startswith(f"1 due, the oldest since {time_text(now)}: they are asked for by a running daemon")
+    assert held["text"].startswith(f"2 held, the oldest since {time_text(now - timedelta(days=3))}: the issuer has ref")
+    assert "cmpd cert revoke SERIAL" in held["text"]
+
+
+async def revoked_at_digicert(store: Any, at: datetime, state: OutsideState) -> None:
+    new = transaction()
+    one = certificate(new, issuer="digicert")
+    await store.issued(new, [one], code=None, now=at)
+    assert await store.revoke(Revocation(one.serial, RevocationReason.superseded, at, OutsideState.due))
+    seen = OutsideRevocation(OutsideState.due, at)
+    assert await store.move_outside(one.serial, replace(seen, state=state), seen=seen)
 
 
 def test_only_one_issuer(site: Site) -> None:

@@ -40,6 +40,28 @@ def member(store: SQLiteStore, *leases: str, **options: Any) -> Membership:
     return made
 
 
+async def test_of_two_that_begin_at_once_one_has_heard_of_the_other(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has not is told a look later: so only one of them takes itself to be alone, and calls what one may call."""
+    heard: dict[str, list[int]] = {"first": [], "second": []}
+    first, second = (member(store, hear=lambda others, who=who: heard[who].append(len(others))) for who in heard)
+    real = store.nodes
+
+    async def at_once() -> tuple[Node, ...]:
+        monkeypatch.setattr(store, "nodes", real)
+        await second.look()
+        return await real()
+
+    monkeypatch.setattr(store, "nodes", at_once)
+    await first.look()
+    assert heard == {"first": [1], "second": [1]}
+    third = member(store, hear=lambda others: heard.setdefault("third", []).append(len(others)))
+    await third.look()
+    await first.look()
+    assert heard == {"first": [1, 2], "second": [1], "third": [2]}
+
+
 class TestLeases:
     async def test_one_of_several_sees_to_it_and_the_next_one_when_it_leaves(self, store: SQLiteStore) -> None:
         first, second = member(store, "sweep", "orders a"), member(store, "sweep", "orders b")

@@ -15,7 +15,7 @@ from cryptography import x509
 
 from cmpd import cli
 from cmpd.asn1 import BodyType, PKIStatus, der
-from cmpd.exchange import CertificateStatus
+from cmpd.exchange import CertificateStatus, RevocationReason
 from cmpd.rates import Buckets, Exchanged
 from tests.certcentral import CertCentral
 from tests.daemon import DEVICE, SECRET, Daemon, Site
@@ -152,6 +152,55 @@ class TestTransactions:
             assert ee.read(next(turns).ask(sealed, path), confirmation).type is BodyType.pkiconf
             assert ee.read(next(turns).ask(sealed, path), confirmation).type is BodyType.pkiconf
             assert sum(metric(one, 'cmpd_orders_total{issuer="digicert",outcome="issued"}') for one in daemons) == 1
+
+
+class TestRate:
+    def test_an_issuer_hears_how_many_there_are_also_after_a_reload(self, tmp_path: Path) -> None:
+        site = site_for("http://127.0.0.1:9", "sim-no-key", tmp_path / "cmpd")
+        said = "processes use issuer digicert: the part of this one is"
+        half, third = f"2 {said} 30 calls in 5 s and 350 in 3 minutes", f"3 {said} 20 calls in 5 s and 233 in 3 minutes"
+        with serving(site, 2) as (a, b):
+            wait_until(lambda: all(half in [record["event"] for record in one.records] for one in (a, b)))
+            a.catch_up()
+            a.signal(signal.SIGHUP)
+            a.until(half)
+            a.until("reloaded")
+            with site.serve():
+                for one in (a, b):
+                    one.until(third)
+            for one in (a, b):
+                one.until(half)
+
+
+class TestCRL:
+    def test_all_serve_one_crl_and_a_revocation_shows_at_once_everywhere(self, site: Site) -> None:
+        ee = site.code("ref", uses=None)
+        with serving(site, 2) as daemons:
+            served = []
+            for number in range(4):
+                certificate = ask(daemons[number % 2], ee, ee.ir(subject=f"CN=device-{number}")).certificate()
+                site.revoke(certificate, RevocationReason.superseded)
+                with ThreadPoolExecutor(8) as pool:  # both find at once that a newer one is due
+                    served.append(set(pool.map(crl_of, daemons * 4)))
+                assert len(served[-1]) == 1
+                (der,) = served[-1]
+                assert certificate.serial_number in {one.serial_number for one in x509.load_der_x509_crl(der)}
+            numbers = [number_of(*one) for one in served]
+            assert numbers == sorted(set(numbers))
+            daemons[0].stop()
+            daemons[1].kill()
+        with serving(site, 2) as daemons:
+            assert {crl_of(one) for one in daemons} == served[-1], "it is good for a week"
+
+
+def crl_of(daemon: Daemon) -> bytes:
+    status, data = daemon.http("GET", "/crl/local.crl")
+    assert status == 200
+    return data
+
+
+def number_of(der: bytes) -> int:
+    return x509.load_der_x509_crl(der).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
 
 class TestOnce:

@@ -246,6 +246,7 @@ def _restore_an_old_one(site: Site, tmp_path: Path) -> None:
     site.code("old", uses=5)
     with site.serve() as daemon:
         enroll(daemon, EE.with_code("old", SECRET), "CN=one")
+        assert number_of(crl(daemon)) == 1, "kept, and in the backup"
         assert run(site, "backup", tmp_path / "old").status == 0
         later = enroll(daemon, EE.with_code("old", SECRET), "CN=two")
         site.revoke(later[2], RevocationReason.superseded)

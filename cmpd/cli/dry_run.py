@@ -23,10 +23,12 @@ from cmpd.ports import (
     CMPSigner,
     CodeUnusable,
     Conditions,
+    CRLState,
     Expired,
     Issued,
     Issuer,
     IssuerUnavailable,
+    KeptCRL,
     Known,
     Named,
     Revocation,
@@ -183,13 +185,21 @@ class DryStore:
         """See `ports.Store`."""
         return await self._store.revoked(issuer)
 
-    async def revocation_count(self, issuer: str, /) -> int:
+    async def crl_state(self, issuer: str, ca: bytes, /) -> CRLState:
         """See `ports.Store`."""
-        return await self._store.revocation_count(issuer)
+        return await self._store.crl_state(issuer, ca)
+
+    async def crl(self, issuer: str, ca: bytes, /) -> KeptCRL | None:
+        """See `ports.Store`."""
+        return await self._store.crl(issuer, ca)
 
     async def next_crl_number(self, _issuer: str, /) -> int:
         """Count nothing."""
         return 0
+
+    async def keep_crl(self, _issuer: str, _ca: bytes, _crl: KeptCRL, /, *, seen: int) -> bool:  # noqa: ARG002  the port's
+        """Keep nothing."""
+        return False
 
     async def ready(self) -> None:
         """Write nothing."""

@@ -9,13 +9,14 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cmpd import issuers
 from cmpd.cli import service
 from cmpd.cli.operation import faults, now, profiles_of, store_of
-from cmpd.cli.output import OperatorError, plain, write, write_json, write_table
-from cmpd.exchange import OrderState
+from cmpd.cli.output import OperatorError, plain, time_text, write, write_json, write_table
+from cmpd.exchange import OrderState, OutsideState
 from cmpd.issuers import IssuerConfigError
 from cmpd.ports import (
     Closing,
@@ -27,6 +28,7 @@ from cmpd.ports import (
     IssuerUnavailable,
     Ordering,
     ProfileAware,
+    Revoker,
     StoreUnavailable,
 )
 from cmpd.profile import ProfileError
@@ -36,6 +38,14 @@ from cmpd.store import AdminStore
 EXAMINE_SECONDS = 180.0
 """How long an issuer may take to be examined; a service that does not answer is called several times."""
 _STYLES = {"ok": "green", "note": "dim", "warning": "yellow", "problem": "bold red"}
+_SOON = timedelta(hours=1)
+"""So long a revocation may be due before it is a warning: it is tried again with pauses."""
+_TO_DO = {
+    OutsideState.due: "they are asked for by a running daemon, whose log says what is in the way",
+    OutsideState.asked: "somebody has to approve them at the issuer",
+    OutsideState.held: "the issuer has refused them, and nothing happens to them by itself; see to them there, then"
+    " `cmpd cert revoke SERIAL`",
+}
 _MANY = 1_000
 """More orders that wait for an operator are not counted."""
 
@@ -172,6 +182,8 @@ async def _examine_one(settings: Settings, name: str, issuer: Issuer, store: Adm
             found.append(Diagnosis("", "issuer", "note", "cannot examine itself"))
         if isinstance(issuer, Ordering) and store is not None:
             found += await _orders(store, name)
+        if isinstance(issuer, Revoker) and store is not None:
+            found += await _revocations(store, name, now())
     except TimeoutError:
         text = f"was not examined within {EXAMINE_SECONDS:.0f} s; see whether it answers at all, and try again"
         found.append(Diagnosis("", "issuer", "problem", text))
@@ -199,3 +211,18 @@ async def _orders(store: AdminStore, name: str) -> Sequence[Diagnosis]:
     shown = f"{held} or more" if held == _MANY else str(held)
     text = f"{shown} held, and nothing happens to them by itself; `cmpd order list --state held` shows them"
     return [Diagnosis("", "orders", "warning", text)]
+
+
+async def _revocations(store: AdminStore, name: str, at: datetime) -> Sequence[Diagnosis]:
+    """Certificates that are revoked here, and not yet by their issuer."""
+    rows = [
+        Diagnosis(
+            "",
+            "revocations",
+            "note" if one.state is OutsideState.due and at - one.oldest < _SOON else "warning",
+            f"{one.certificates} {one.state}, the oldest since {time_text(one.oldest)}: {_TO_DO[one.state]};"
+            " `cmpd cert list --status revoked` shows them",
+        )
+        for one in await store.outside_waiting(name)
+    ]
+    return rows or [Diagnosis("", "revocations", "ok", "none waits to be done at the issuer")]

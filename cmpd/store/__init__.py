@@ -19,6 +19,7 @@ from cmpd.exchange import (
     NewCode,
     Order,
     OrderState,
+    OutsideState,
     Refusal,
     Seat,
     ServiceUserCertificate,
@@ -53,6 +54,16 @@ class Pruned:
     certificates: int = 0
     orders: int = 0
     counters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideWaiting:
+    """Certificates that are revoked here and not yet over there."""
+
+    state: OutsideState
+    certificates: int
+    oldest: datetime
+    """When the first of them was revoked here."""
 
 
 @runtime_checkable
@@ -146,6 +157,9 @@ class AdminStore(Store, OrderStore, OutsideStore, NodeStore, Protocol):
 
     async def order_of(self, stamp: str) -> Order | None:
         """The order of this stamp, or the only one whose stamp begins so. Reads only."""
+
+    async def outside_waiting(self, issuer: str) -> list[OutsideWaiting]:
+        """How many revocations of an issuer are due, asked for and held over there; without those that are none."""
 
     async def seats(self, limit: int, profile: str | None = None) -> list[Seat]:
         """The seats, the one that was issued to last comes first, at most `limit`. Reads only."""

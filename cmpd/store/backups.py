@@ -78,9 +78,9 @@ def opened(file: Path, key: bytes, *, check: Progress) -> Iterator[sqlite3.Conne
 def _provide(connection: sqlite3.Connection, now: datetime, issuers: Sequence[str], *, revoke_codes: bool) -> Restored:
     """Provide for what has happened after the backup, of which it knows nothing.
 
-    CRL numbers go on above all that can have been given out: with milliseconds since 1970. A certificate whose
-    certConf was awaited counts as confirmed: the sweep would revoke what the client may use. An order that was about
-    to be placed is looked for at its issuer first, and not placed twice.
+    CRL numbers go on above all that can have been given out: with milliseconds since 1970; no CRL of before is served
+    any more. A certificate whose certConf was awaited counts as confirmed: the sweep would revoke what the client may
+    use. An order that was about to be placed is looked for at its issuer first, and not placed twice.
     """
     seconds = seconds_of(now)
     taken_at = note(connection, TAKEN_AT)

@@ -45,8 +45,9 @@ TABLES = (
 )
 """All tables but `store`, of which only the sealed probe of the key is copied, in the order of copying; and but
 those of the moment."""
-MOMENTARY = ("lease", "node")
-"""Tables about processes that serve from the one store and not from the other: neither copied nor restored."""
+MOMENTARY = ("crl", "lease", "node")
+"""Tables that are neither copied nor restored: `lease` and `node` are about processes that serve from the one store and
+not from the other, and the next `crl` is made where it is served, with a greater number."""
 
 
 class Shelf(Protocol):
@@ -81,7 +82,7 @@ class Shelf(Protocol):
         """Rows as this store can keep them. Raises `StoreRefused` when it cannot."""
 
     async def finish(self) -> None:
-        """Have new rows get numbers above those that are there."""
+        """Have new rows get numbers above those that are there, and serve no CRL of before."""
 
 
 @dataclass(frozen=True, slots=True)

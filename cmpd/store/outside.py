@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from cmpd.exchange import IssuedCertificate, OutsideRevocation, OutsideState, RevocationReason
+from cmpd.store import OutsideWaiting
 from cmpd.store.operators import Connections
 from cmpd.store.rows import (
     CERTIFICATE_COLUMNS,
@@ -27,6 +28,12 @@ _AT_ONCE = 100
 _DUE = (
     f"SELECT {CERTIFICATE_COLUMNS} FROM certificate c"  # noqa: S608  constants only
     " WHERE outside_state IN ('due', 'asked') AND issuer = ? AND outside_due <= ? ORDER BY outside_due, rowid LIMIT ?"
+)
+_WAITING = (
+    "SELECT outside_state, count(*), min(revoked_at) FROM certificate"
+    " WHERE outside_state IN ('due', 'asked') AND issuer = ? GROUP BY outside_state"
+    " UNION ALL SELECT outside_state, count(*), min(revoked_at) FROM certificate"
+    " WHERE outside_state = 'held' AND issuer = ? GROUP BY outside_state"
 )
 _MOVE = (
     "UPDATE certificate SET outside_state = ?, outside_due = ?, outside_attempts = ?, outside_ticket = ?,"
@@ -71,6 +78,12 @@ class Outside:
             seen.attempts,
         )
         return await self._connections.write(lambda cursor: cursor.execute(_MOVE, change).rowcount == 1)
+
+    async def outside_waiting(self, issuer: str) -> list[OutsideWaiting]:
+        """See `AdminStore`."""
+        rows = await self._connections.read(_WAITING, (issuer, issuer))
+        found = [OutsideWaiting(OutsideState(state), count, datetime_of(oldest)) for state, count, oldest in rows]
+        return sorted(found, key=lambda one: list(OutsideState).index(one.state))
 
     async def ordered_as(
         self, issuer: str, tickets: Collection[str], now: datetime, /

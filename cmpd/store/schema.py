@@ -271,6 +271,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE crl (
+            issuer TEXT NOT NULL,
+            ca BLOB NOT NULL,                 -- SHA-256 of the issuing certificate
+            number INTEGER NOT NULL,
+            revocations INTEGER NOT NULL,     -- of the issuer, when it was made
+            this_update INTEGER NOT NULL,
+            next_update INTEGER NOT NULL,
+            der BLOB NOT NULL,
+            PRIMARY KEY (issuer, ca)
+        )
+        """,
+        "CREATE INDEX held_revocation ON certificate (issuer) WHERE outside_state = 'held'",
+    ),
 )
 
 

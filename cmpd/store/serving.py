@@ -1,8 +1,8 @@
 """What each call of `ports.Store` is in SQL, for every store whose database speaks it.
 
 Rows are in `rows`, what is asked before a commit in `conditions`, what is on order in `orders`, what is revoked over
-there in `outside`, who else is there in `nodes`, the operator's verbs in `operators`, the encryption of secrets in
-`sealing`. The statements are in SQLite's words; `postgres/dialect` says them in PostgreSQL's.
+there in `outside`, CRLs in `crls`, who else is there in `nodes`, the operator's verbs in `operators`, the encryption of
+secrets in `sealing`. The statements are in SQLite's words; `postgres/dialect` says them in PostgreSQL's.
 """
 
 import sqlite3
@@ -33,6 +33,7 @@ from cmpd.ports import (
 )
 from cmpd.store import REFUSALS
 from cmpd.store.conditions import INSERT_TRANSACTION, TRANSACTION, UNCONDITIONAL, Beginning, Wanted, looks_at
+from cmpd.store.crls import CRLs
 from cmpd.store.nodes import Nodes
 from cmpd.store.operators import Connections, Operators
 from cmpd.store.orders import Orders
@@ -111,7 +112,7 @@ _UNCOLLECT = "UPDATE cert_order SET collected = 0 WHERE transaction_row = ? AND 
 """Whoever asks for the same again gets the same."""
 
 
-class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
+class Serving(Operators, Orders, Outside, Pruning, CRLs, Nodes, ABC):
     """What a running server asks of a store whose database speaks SQL; the rest of `AdminStore` is inherited.
 
     A kind of store says how it is opened, when it is ready, and what of all this it can do faster in a way of its own.
@@ -366,24 +367,6 @@ class Serving(Operators, Orders, Outside, Pruning, Nodes, ABC):
         return tuple(
             Revocation(int.from_bytes(serial), RevocationReason(reason), datetime_of(at)) for serial, reason, at in rows
         )
-
-    async def revocation_count(self, issuer: str, /) -> int:
-        """See `ports.Store`."""
-        rows = await self._read("SELECT revocations FROM issuer WHERE name = ?", (issuer,))
-        return int(rows[0][0]) if rows else 0
-
-    async def next_crl_number(self, issuer: str, /) -> int:
-        """See `ports.Store`. Begins with 1."""
-
-        def work(cursor: sqlite3.Cursor) -> int:
-            cursor.execute(
-                "INSERT INTO issuer (name, crl_number) VALUES (?, 1)"
-                " ON CONFLICT (name) DO UPDATE SET crl_number = issuer.crl_number + 1",
-                (issuer,),
-            )
-            return int(cursor.execute("SELECT crl_number FROM issuer WHERE name = ?", (issuer,)).fetchone()[0])
-
-        return await self._write(work)
 
     @abstractmethod
     async def ready(self) -> None:

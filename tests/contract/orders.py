@@ -39,6 +39,7 @@ from cmpd.ports import (
 from cmpd.store import AdminStore, Pruned, open_store
 from tests.contract.store import (
     ALONE,
+    CA,
     FAR,
     KEY,
     NOW,
@@ -747,7 +748,7 @@ class OrderContract:
             reason=RevocationReason.superseded,
         )
         assert await store.certificate(made.serial) == made
-        assert await store.revocation_count("upstream") == 1
+        assert (await store.crl_state("upstream", CA)).revocations == 1
 
     async def test_a_serial_number_that_is_there_already_moves_nothing(self, store: AdminStore) -> None:
         _, there = await issue(store)

@@ -19,7 +19,7 @@ from cmpd.exchange import (
     TransactionState,
 )
 from cmpd.ports import Expired, Revocation, TransactionMoved
-from cmpd.store import AdminStore, open_store
+from cmpd.store import AdminStore, OutsideWaiting, open_store
 from tests.contract.orders import ANYWHERE, DAY, come, deliver, intend, waiting
 from tests.contract.store import ALONE, FAR, KEY, NOW, ONE_KEY_ONCE, SECOND, Open, issue, make_code, spki_sha256
 
@@ -75,6 +75,21 @@ class OutsideContract:
             await one.close()
 
     # what is due over there
+
+    async def test_what_waits_over_there_is_counted(self, store: AdminStore) -> None:
+        """Due, asked for and held, each with the time of its first; not what is done or left, nor another issuer's."""
+        assert await store.outside_waiting("upstream") == []
+        states = [THERE, OutsideState.held, OutsideState.asked, OutsideState.done, OutsideState.left, OutsideState.held]
+        for number, state in enumerate(states):
+            found = await revoked_there(store, NOW + number * SECOND)
+            assert found.outside is not None
+            assert await store.move_outside(found.serial, replace(found.outside, state=state), seen=found.outside)
+        assert await store.outside_waiting("upstream") == [
+            OutsideWaiting(OutsideState.due, 1, NOW),
+            OutsideWaiting(OutsideState.asked, 1, NOW + 2 * SECOND),
+            OutsideWaiting(OutsideState.held, 2, NOW + SECOND),
+        ]
+        assert await store.outside_waiting("local") == []
 
     async def test_what_is_revoked_is_due_over_there_in_one_commit(self, store: AdminStore, url: str) -> None:
         """The process ends at once: another one finds both."""

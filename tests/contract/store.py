@@ -37,7 +37,9 @@ from cmpd.ports import (
     CodeUnusable,
     Condition,
     Conditions,
+    CRLState,
     Expired,
+    KeptCRL,
     Node,
     Revocation,
     StoreUnavailable,
@@ -51,6 +53,8 @@ KEY = bytes(range(32))
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 FAR = datetime(2090, 1, 1, tzinfo=UTC)
+CA = bytes(range(32))
+"""SHA-256 of an issuing certificate."""
 ROOT = Path(__file__).parent.parent.parent
 
 Open = Callable[[], Awaitable[AdminStore]]
@@ -133,6 +137,11 @@ async def seated(
     one = certificate(new, der=certificate_der(key or os.urandom(8).hex()), seat=seat, **changes)
     await store.issued(new, [one], code=code, now=now, conditions=[conditions])
     return one
+
+
+def kept_crl(number: int, this_update: datetime = NOW, der: bytes = b"crl") -> KeptCRL:
+    """A CRL that is good for an hour, without any revocation."""
+    return KeptCRL(number, 0, this_update, this_update + 3600 * SECOND, der)
 
 
 def refusal(number: int = 0, **changes: Any) -> Refusal:
@@ -357,7 +366,7 @@ class StoreContract:
             ),
         )
         assert await store.revoked("local") == (revocation,)
-        assert await store.revocation_count("local") == 1
+        assert (await store.crl_state("local", CA)).revocations == 1
 
     @pytest.mark.parametrize("first", ["confirmed", "rejected"])
     async def test_confirmed_and_rejected_at_once_is_one_of_the_two(self, store: AdminStore, first: str) -> None:
@@ -790,7 +799,7 @@ class StoreContract:
                 reason=RevocationReason.unspecified,
             )
         assert {one.serial for one in await store.revoked("local")} == set(serials)
-        assert await store.revocation_count("local") == 2
+        assert (await store.crl_state("local", CA)).revocations == 2
         with pytest.raises(TransactionMoved):
             await self.advance(store, new, TransactionState.confirmed)
 
@@ -818,7 +827,7 @@ class StoreContract:
             calls.append(len(ended))
         assert sum(calls) == 250
         assert len(calls) > 1
-        assert await store.revocation_count("local") == 250
+        assert (await store.crl_state("local", CA)).revocations == 250
 
     async def test_old_ended_transactions_are_forgotten_but_not_their_certificates(self, store: AdminStore) -> None:
         old, one = await issue(store, created=NOW - 2 * SECOND)
@@ -848,7 +857,7 @@ class StoreContract:
 
     async def test_a_certificate_is_revoked_once(self, store: AdminStore, reopen: Open) -> None:
         _, one = await issue(store)
-        assert await store.revocation_count("local") == 0
+        assert (await store.crl_state("local", CA)).revocations == 0
         revocation = Revocation(one.serial, RevocationReason.keyCompromise, NOW + SECOND)
         assert await store.revoke(revocation) is True
         assert await store.revoke(Revocation(one.serial, RevocationReason.superseded, NOW + 2 * SECOND)) is False
@@ -861,7 +870,7 @@ class StoreContract:
                 reason=RevocationReason.keyCompromise,
             )
             assert await reader.revoked("local") == (revocation,)
-            assert await reader.revocation_count("local") == 1
+            assert (await reader.crl_state("local", CA)).revocations == 1
 
     async def test_revocations_are_kept_apart_by_issuer_and_left_out_once_expired(self, store: AdminStore) -> None:
         new = transaction()
@@ -874,9 +883,9 @@ class StoreContract:
         assert [one.serial for one in await store.revoked("local")] == [ours.serial]
         assert [one.serial for one in await store.revoked("upstream")] == [theirs.serial]
         assert await store.revoked("nobody") == ()
-        assert await store.revocation_count("local") == 2
-        assert await store.revocation_count("upstream") == 1
-        assert await store.revocation_count("nobody") == 0
+        assert (await store.crl_state("local", CA)).revocations == 2
+        assert (await store.crl_state("upstream", CA)).revocations == 1
+        assert (await store.crl_state("nobody", CA)).revocations == 0
 
     async def test_crl_numbers_only_grow(self, store: AdminStore, reopen: Open) -> None:
         """RFC 5280 §5.2.3: monotonically increasing, across restarts and processes, each issuer its own."""
@@ -890,6 +899,64 @@ class StoreContract:
         assert numbers == sorted(set(numbers))
         assert min(numbers) > 0
         assert await third.next_crl_number("other") < numbers[-1]
+
+    async def test_a_crl_is_kept_for_all_as_it_was_made(self, store: AdminStore, reopen: Open) -> None:
+        assert await store.crl_state("local", CA) == CRLState(0, 0)
+        assert await store.crl("local", CA) is None
+        made = kept_crl(await store.next_crl_number("local"), der=bytes(range(256)) * 1000)
+        assert await store.keep_crl("local", CA, made, seen=0)
+        for reader in (store, await reopen()):
+            assert await reader.crl_state("local", CA) == CRLState(0, made.number)
+            assert await reader.crl("local", CA) == made
+            assert await reader.crl("other", CA) is None
+            assert await reader.crl_state("other", CA) == CRLState(0, 0)
+        _, one = await issue(store)
+        await store.revoke(Revocation(one.serial, RevocationReason.keyCompromise, NOW))
+        assert await store.crl_state("local", CA) == CRLState(1, made.number)
+
+    async def test_a_crl_is_kept_in_place_of_the_one_that_was_seen(self, store: AdminStore, reopen: Open) -> None:
+        first, second, late = [kept_crl(await store.next_crl_number("local")) for _ in range(3)]
+        assert await store.keep_crl("local", CA, first, seen=0)
+        assert not await store.keep_crl("local", CA, late, seen=0)
+        assert not await store.keep_crl("local", CA, late, seen=second.number)
+        assert await store.crl("local", CA) == first
+        other = await reopen()
+        assert await other.keep_crl("local", CA, second, seen=first.number)
+        assert not await store.keep_crl("local", CA, late, seen=first.number)
+        assert await store.crl("local", CA) == second
+
+    async def test_of_several_who_keep_a_crl_at_once_one_does(self, store: AdminStore, reopen: Open) -> None:
+        stores = [store, await reopen(), await reopen()]
+        seen = 0
+        for _ in range(5):
+            numbers = [await one.next_crl_number("local") for one in stores]
+            made = [kept_crl(number) for number in numbers]
+            kept = await asyncio.gather(
+                *(one.keep_crl("local", CA, crl, seen=seen) for one, crl in zip(stores, made, strict=True))
+            )
+            assert sum(kept) == 1
+            (winner,) = [crl for crl, won in zip(made, kept, strict=True) if won]
+            assert [await one.crl("local", CA) for one in stores] == [winner] * 3
+            assert winner.number > seen
+            seen = winner.number
+
+    async def test_each_issuing_certificate_has_its_own_crl_until_that_has_ended(self, store: AdminStore) -> None:
+        """The key of a CA is replaced; its old CRL is of no use to anybody when it has ended."""
+        old, other = kept_crl(await store.next_crl_number("local")), kept_crl(1)
+        assert await store.keep_crl("local", CA, old, seen=0)
+        assert await store.keep_crl("other", CA, other, seen=0)
+        new_ca = CA[::-1]
+        assert await store.crl_state("local", new_ca) == CRLState(0, 0)
+        assert await store.crl("local", new_ca) is None
+        new = kept_crl(await store.next_crl_number("local"), NOW + SECOND)
+        assert new.number > old.number
+        assert await store.keep_crl("local", new_ca, new, seen=0)
+        assert await store.crl("local", CA) == old
+        newer = kept_crl(await store.next_crl_number("local"), old.next_update)
+        assert await store.keep_crl("local", new_ca, newer, seen=new.number)
+        assert await store.crl("local", CA) is None
+        assert await store.crl("local", new_ca) == newer
+        assert await store.crl("other", CA) == other
 
     # Certificates, for the operator
 

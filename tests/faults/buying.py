@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
 from cmpd.asn1 import BodyType, PKIStatus, der, oids
+from cmpd.settings import Listen
 from tests.certcentral import CertCentral
 from tests.certcentral.catalogue import EXAMPLE_GMBH, ApiKey
 from tests.daemon import FreePort, Site
@@ -45,9 +46,15 @@ KINDS = {
 }
 
 
-def site_of(folder: Path, central: CertCentral, port: FreePort, connectors: Mapping[str, str]) -> Site:
+class Listening(Protocol):
+    """Where a daemon listens."""
+
+    listen: Listen
+
+
+def site_of(folder: Path, central: CertCentral, port: FreePort | None, connectors: Mapping[str, str]) -> Site:
     """Connectors, with more settings of theirs; each has an API key and profiles for mailboxes and servers."""
-    site = Site.make(folder, port.listen)
+    site = Site.make(folder, None if port is None else port.listen)
     admin = central.account.key("admin").user
     for name, more in connectors.items():
         key = f"sim-{name}-key-of-its-own"
@@ -66,7 +73,7 @@ def site_of(folder: Path, central: CertCentral, port: FreePort, connectors: Mapp
 class Wire:
     """The way to the daemon, whichever process it is."""
 
-    port: FreePort
+    port: Listening
     session: aiohttp.ClientSession
     repeated: int = 0
     """Messages that were sent more than once."""

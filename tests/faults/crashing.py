@@ -23,8 +23,8 @@ from cmpd.handlers import HANDLERS
 from cmpd.http_transfer import Answer, Request
 from cmpd.limits import Limits
 from cmpd.responder import Responder
+from cmpd.store.crls import CRLs
 from cmpd.store.group_commit import GroupCommit
-from cmpd.store.serving import Serving
 from cmpd.store.sqlite import SQLiteStore
 
 UNDECIDED = ("received", "authenticated", "signed", "before-commit")
@@ -54,13 +54,13 @@ def crash(owner: Any, name: str, appointed: Callable[[], bool]) -> None:
 
 def crash_after_numbering() -> None:
     """Die when a CRL number has been taken and no CRL has been made with it."""
-    original = Serving.next_crl_number
+    original = CRLs.next_crl_number
 
-    async def next_crl_number(self: Serving, issuer: str, /) -> int:
+    async def next_crl_number(self: CRLs, issuer: str, /) -> int:
         await original(self, issuer)
         die()
 
-    Serving.next_crl_number = next_crl_number  # type: ignore[method-assign]
+    CRLs.next_crl_number = next_crl_number  # type: ignore[method-assign]
 
 
 _ANSWERING = ContextVar("answering", default="")

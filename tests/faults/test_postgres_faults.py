@@ -14,7 +14,7 @@ from cmpd.exchange import CertificateStatus, Device, RevocationReason, Transacti
 from cmpd.ports import Revocation, StoreUnavailable, TransactionExists, TransactionMoved
 from cmpd.store import Database, StoreRefused
 from cmpd.store.postgres import PostgresStore
-from tests.contract.store import KEY, NOW, certificate, issue, make_code, refusal, transaction
+from tests.contract.store import CA, KEY, NOW, certificate, issue, make_code, refusal, transaction
 from tests.postgres import Server
 
 SHORT = Database(statement_timeout=1.0)
@@ -421,7 +421,7 @@ async def test_revoked_on_two_nodes_at_once_counts_once(connect: Open) -> None:
     _, made = await issue(one)
     revocation = Revocation(made.serial, RevocationReason.superseded, NOW)
     assert sorted(await asyncio.gather(one.revoke(revocation), other.revoke(revocation))) == [False, True]
-    assert await one.revocation_count("local") == 1
+    assert (await one.crl_state("local", CA)).revocations == 1
 
 
 # Secrets

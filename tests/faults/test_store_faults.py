@@ -145,7 +145,7 @@ from tests.faults.test_store_faults import fill
 async def main():
     store = await SQLiteStore.open(Path(sys.argv[1]), KEY)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
     kept, complaint = await fill(store)
     for _ in range(100):  # the last pages up to the limit are room enough for this small write
         try:

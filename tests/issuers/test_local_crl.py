@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cmpd.exchange import RevocationReason
 from cmpd.issuers.local import CreatedCA, LocalIssuer
 from cmpd.issuers.local.keys import KEY_TYPES
-from cmpd.ports import Revocation, StoreUnavailable
+from cmpd.ports import CRLState, KeptCRL, Revocation, StoreUnavailable
 from tests.contract.issuer import approve, split
 from tests.issuers.conftest import openssl
 from tests.issuers.lint import lint_crl
@@ -30,6 +30,8 @@ class Revocations:
     def __init__(self, *revoked: Revocation) -> None:
         self.list = list(revoked)
         self.number = 0
+        self.kept: dict[bytes, KeptCRL] = {}
+        self.fetched = 0
         self.asked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -41,9 +43,23 @@ class Revocations:
         if self.down:
             raise StoreUnavailable("database is locked")
 
-    async def revocation_count(self, issuer: str) -> int:
+    async def crl_state(self, issuer: str, ca: bytes) -> CRLState:
         await self._ask(issuer)
-        return len(self.list)
+        kept = self.kept.get(ca)
+        return CRLState(len(self.list), 0 if kept is None else kept.number)
+
+    async def crl(self, issuer: str, ca: bytes) -> KeptCRL | None:
+        await self._ask(issuer)
+        self.fetched += 1
+        return self.kept.get(ca)
+
+    async def keep_crl(self, issuer: str, ca: bytes, crl: KeptCRL, *, seen: int) -> bool:
+        await self._ask(issuer)
+        kept = self.kept.get(ca)
+        if seen != (0 if kept is None else kept.number):
+            return False
+        self.kept[ca] = crl
+        return True
 
     async def revoked(self, issuer: str) -> tuple[Revocation, ...]:
         await self._ask(issuer)
@@ -236,3 +252,104 @@ async def test_the_validity_is_as_configured(ca: CreatedCA) -> None:
     crl = x509.load_der_x509_crl(await issuer.crl(store(Revocations()), NOW))
     assert crl.next_update_utc is not None
     assert crl.next_update_utc - crl.last_update_utc == timedelta(hours=12)
+
+
+def number_of(der: bytes) -> int:
+    return x509.load_der_x509_crl(der).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+async def test_all_processes_serve_the_same_octets(local_issuer: Make) -> None:
+    """Whichever makes it; the others fetch it once, and ask for no more than its number after that."""
+    one, other, third = (local_issuer("ec-p256") for _ in range(3))
+    revocations = Revocations()
+    first = await one.crl(store(revocations), NOW)
+    assert await other.crl(store(revocations), NOW) == first
+    assert (revocations.number, revocations.fetched) == (1, 1)
+    asked = len(revocations.asked)
+    assert await other.crl(store(revocations), NOW) == first
+    assert len(revocations.asked) == asked + 1
+    revocations.list.append(revoked(7))
+    second = await other.crl(store(revocations), NOW)
+    assert [await issuer.crl(store(revocations), NOW) for issuer in (one, third, other)] == [second] * 3
+    assert (number_of(first), number_of(second)) == (1, 2)
+    renewed = await third.crl(store(revocations), NOW + WEEK / 2)
+    assert [await issuer.crl(store(revocations), NOW) for issuer in (one, other)] == [renewed] * 2
+    assert number_of(renewed) == 3
+
+
+async def test_a_restart_goes_on_with_the_crl_that_is_kept(local_issuer: Make) -> None:
+    revocations = Revocations(revoked(1))
+    first = await local_issuer("ec-p256").crl(store(revocations), NOW)
+    assert await local_issuer("ec-p256").crl(store(revocations), NOW + timedelta(days=3)) == first
+
+
+async def test_who_is_second_has_the_crl_of_the_first(local_issuer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have made one; the numbers of what is served only grow."""
+    one, other = (local_issuer("ec-p256") for _ in range(2))
+    revocations = Revocations(revoked(1))
+    served = []
+    real = revocations.next_crl_number
+
+    async def overtaken(issuer: str) -> int:
+        number = await real(issuer)
+        monkeypatch.setattr(revocations, "next_crl_number", real)
+        served.append(await other.crl(store(revocations), NOW))
+        return number
+
+    monkeypatch.setattr(revocations, "next_crl_number", overtaken)
+    served.append(await one.crl(store(revocations), NOW))
+    assert served[0] == served[1]
+    assert number_of(served[0]) == 2, "the first number was taken by the one that was second, and is in no CRL"
+    assert await one.crl(store(revocations), NOW) == served[0]
+
+
+async def test_a_winner_that_lacks_a_revocation_is_not_enough(
+    local_issuer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revocation is on the CRL that is fetched next, whoever has made another one without it meanwhile."""
+    one, other = (local_issuer("ec-p256") for _ in range(2))
+    before, revocations = Revocations(), Revocations(revoked(9))
+    await other.crl(store(before), NOW)
+    revocations.number = 1
+    real = revocations.keep_crl
+
+    async def late(issuer: str, ca: bytes, crl: KeptCRL, *, seen: int) -> bool:
+        monkeypatch.setattr(revocations, "keep_crl", real)
+        revocations.kept.update(before.kept)
+        return await real(issuer, ca, crl, seen=seen)
+
+    monkeypatch.setattr(revocations, "keep_crl", late)
+    der = await one.crl(store(revocations), NOW)
+    assert [entry.serial_number for entry in x509.load_der_x509_crl(der)] == [9]
+    assert number_of(der) == 3
+
+
+async def test_the_crl_of_a_ca_that_was_replaced_is_not_served(local_issuer: Make) -> None:
+    old, new = local_issuer("ec-p256"), local_issuer("ec-p384")
+    revocations = Revocations(revoked(1))
+    first = await old.crl(store(revocations), NOW)
+    second = x509.load_der_x509_crl(await new.crl(store(revocations), NOW))
+    issuing = x509.load_der_x509_certificate((await new.chain())[0])
+    assert second.is_signature_valid(issuing.public_key())  # type: ignore[arg-type]
+    assert number_of(second.public_bytes(Encoding.DER)) > number_of(first)
+    assert await old.crl(store(revocations), NOW) == first, "two that are side by side do not take turns"
+
+
+async def test_a_shorter_validity_counts_at_once(ca: CreatedCA) -> None:
+    """Also for a CRL that was made with a longer one."""
+    revocations = Revocations()
+    for validity, made in (("7d", 1), ("12h", 2), ("7d", 2)):
+        table = ca.table(ca.directory) | {"crl_validity": validity}
+        issuer = LocalIssuer.from_config(table, base=ca.directory, url="", name="local")
+        for hours in (0, 5, 7):
+            await issuer.crl(store(revocations), NOW + timedelta(hours=hours))
+        assert revocations.number == made
+
+
+async def test_a_store_that_was_restored_has_its_next_crl(local_issuer: Make) -> None:
+    """Its numbers go on elsewhere, and it keeps no CRL: what a process still has is not served."""
+    issuer, revocations = local_issuer("ec-p256"), Revocations(revoked(1))
+    await issuer.crl(store(revocations), NOW)
+    revocations.kept.clear()
+    revocations.number = 1000
+    assert number_of(await issuer.crl(store(revocations), NOW)) == 1001

@@ -38,11 +38,13 @@ from cmpd.store.sqlite.upkeep import SQLiteUpkeep
 from tests import postgres
 from tests.contract.orders import come, deliver, intend, order, waiting
 from tests.contract.store import (
+    CA,
     KEY,
     NOW,
     certificate,
     certificate_der,
     issue,
+    kept_crl,
     make_code,
     refusal,
     spki_sha256,
@@ -120,8 +122,9 @@ async def serve(
     await asking.expire(NOW + DAY)
     await asking.revoke(Revocation(one.serial, RevocationReason.keyCompromise, NOW))
     await asking.revoked("local")
-    await asking.revocation_count("local")
-    await asking.next_crl_number("local")
+    await asking.crl_state("local", CA)
+    await asking.crl("local", CA)
+    await asking.keep_crl("local", CA, kept_crl(await asking.next_crl_number("local")), seen=0)
     # orders
     ordered = await intend(asking, code=code.id, conditions=ALL, seat="other")
     await asking.orders_of(ordered.transaction_id)
@@ -237,6 +240,7 @@ async def test_sqlite_reads_no_table_for_a_list_of_certificates(store: SQLiteSto
         await store.certificates(10, "device")
         await store.certificates(10, "device", CertificateStatus.valid)
         await store.seat("device", "seat")
+        await store.outside_waiting("upstream")
     assert plans.scans("revoked_certificate") == []
 
 

@@ -423,6 +423,8 @@ async def test_a_failed_migration_leaves_the_database_as_it_was(
 
 
 BACK_TO_SCHEMA_6 = (
+    "DROP TABLE crl",
+    "DROP INDEX held_revocation",
     "ALTER TABLE enrollment_code DROP COLUMN wrong_macs",
     "DROP TABLE lease",
     "DROP TABLE node",

@@ -118,12 +118,13 @@ class CertCentralConfig(BaseModel):
     opens TLS connections."""
 
     requests_per_5_seconds: Annotated[StrictInt, Field(ge=1, le=100)] = 60
-    """The most calls in any 5 seconds; DigiCert refuses more than 100 for an API key, whoever else uses it included.
-    After a start there are only those that DigiCert would still admit if another such number had just been made: none
-    is refused after a restart."""
+    """The most calls in any 5 seconds of all processes on the store together; DigiCert refuses more than 100 for an API
+    key, whoever else uses it included. After a start there are only those that DigiCert would still admit if another
+    such number had just been made: none is refused after a restart. A process that joins others makes none for about
+    8 seconds."""
     requests_per_3_minutes: Annotated[StrictInt, Field(ge=1, le=1000)] = 700
-    """The most calls in any 3 minutes; DigiCert refuses more than 1000. The same holds after a start: with 1000, no
-    call is made for 3 minutes."""
+    """The most calls in any 3 minutes, of all processes together; DigiCert refuses more than 1000. The same holds after
+    a start, and when a process joins others: with 1000, it makes no call for 3 minutes."""
     queue: Annotated[StrictInt, Field(ge=1, le=100_000)] = 1000
     """So many calls may wait for their turn; a call beyond that is not made."""
     failures_to_open: Annotated[StrictInt, Field(ge=1, le=1000)] = 5

@@ -144,6 +144,17 @@ class CertCentralIssuer:
         """Let go of connections."""
         await self.client.close()
 
+    def share(self, processes: int, /) -> None:
+        """See `ports.Paced`: each process has its part of the calls that the configuration allows all of them."""
+        if self.client.budget.share(processes) and processes > 1:
+            logger.info(
+                "%d processes use issuer %s: the part of this one is %d calls in 5 s and %d in 3 minutes",
+                processes,
+                self.name,
+                max(1, self.config.requests_per_5_seconds // processes),
+                max(1, self.config.requests_per_3_minutes // processes),
+            )
+
     async def examine(self, store: Store | None, now: datetime, /) -> list[Diagnosis]:
         """Ask the account about all that orders need; see `ports.Examinable`."""
         del store

@@ -9,16 +9,57 @@ import contextlib
 import enum
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 Monotonic = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 _SLACK: Final = 1.05
 """Windows are counted longer by this: calls can arrive closer together than they were sent."""
+NOTICE_SECONDS: Final = 3.0
+"""After so long all processes have heard of one that has joined: they look once a second."""
+PATIENT_SECONDS: Final = 10.0
+"""Windows up to this are waited for by who joins; for longer ones nobody could."""
 
 
 class Overloaded(Exception):
     """As many calls as may wait are waiting already, or the turn of this one comes too late."""
+
+
+@dataclass(slots=True)
+class _Window:
+    """So many calls in so many seconds, of which a part is ours."""
+
+    calls: int
+    """What all processes may call together."""
+    seconds: float
+    rest: int
+    """What the other side admits beside that."""
+    begun: float
+    """Until then `first` holds: it is not known what was called before."""
+    first: int = 0
+    part: int = 0
+    """What this process may call."""
+    more: tuple[int, float] | None = None
+    """What its part grows to, and when."""
+
+    def divide(self, processes: int, now: float, *, waits: bool) -> None:
+        """Have one of so many parts: a smaller one at once, a greater one when those who had it cannot matter."""
+        part = max(1, self.calls // processes)
+        if part <= self.part:
+            self.part, self.more = part, None
+        elif self.more is None or self.more[0] != part:
+            self.more = (part, now + self.seconds)
+        self.first = 0 if waits else min(part, self.rest // processes)
+
+    def wait(self, made: Sequence[float], now: float) -> float:
+        """For how many seconds nothing may be called, at least, after calls at these times."""
+        if self.more is not None and now >= self.more[1]:
+            self.part, self.more = self.more[0], None
+        if now < self.begun and len(made) >= self.first:
+            return self.begun - now
+        return made[-self.part] + self.seconds - now if len(made) >= self.part else 0.0
 
 
 class Budget:
@@ -28,6 +69,10 @@ class Budget:
 
     Nobody remembers what a process before this one has called. With `limits`, what the other side admits in each
     window, a budget begins as if one like it had just been used up: at first it has only what the limits leave.
+
+    Several processes have a part of it each, see `share`. Who joins others calls nothing until they have heard of it
+    and a window has passed since, in windows of up to `PATIENT_SECONDS`: no such window ever holds more than the
+    budget. In longer ones it begins with its part of what the limits leave, so that at first it is they which hold.
     """
 
     def __init__(
@@ -39,20 +84,47 @@ class Budget:
         sleep: Sleep = asyncio.sleep,
         limits: Sequence[int] = (),
     ) -> None:
-        self._windows = tuple((calls, seconds * _SLACK) for calls, seconds in windows)
+        at = clock()
+        self._windows = [
+            _Window(calls, seconds * _SLACK, calls if most is None else max(0, most - calls), at + seconds * _SLACK)
+            for (calls, seconds), most in zip_longest(windows, limits)
+        ]
+        for window in self._windows:
+            window.part = window.calls
+            window.divide(1, at, waits=False)
         self._most_waiting = waiting
         self._clock = clock
         self._sleep = sleep
         self._made: deque[float] = deque(maxlen=max(calls for calls, _ in windows))
-        at = clock()
-        for (calls, seconds), most in sorted(zip(self._windows, limits, strict=False), key=lambda one: one[0][1]):
-            assumed = min(calls, max(0, 2 * calls - most))
-            self._made.extendleft([at] * (assumed - len(self._made)))
-            at = clock() - seconds  # a longer window has more, and that was before the shorter one
+        self._processes: int | None = None
+        self._joined = False
         self._turn = asyncio.Lock()
         self._not_before = float("-inf")
         self.waiting = 0
         """How many calls wait for their turn."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """What this process may call in each window."""
+        return tuple(window.part for window in self._windows)
+
+    def share(self, processes: int) -> bool:
+        """Have the part of one of so many processes from now on, at least one call; whether that is news.
+
+        A part that shrinks does so at once. One that grows does so a window later, when what the one who has gone
+        called is past. The first time says whether this process joins others.
+        """
+        if processes == self._processes:
+            return False
+        now = self._clock()
+        if self._processes is None and processes > 1:
+            self._joined = True
+            for window in self._windows:
+                window.begun = now + NOTICE_SECONDS + window.seconds
+        self._processes = processes
+        for window in self._windows:
+            window.divide(processes, now, waits=self._joined and window.seconds <= PATIENT_SECONDS)
+        return True
 
     async def take(self, patience: float | None = None) -> float:
         """Return when a call may be made; what is returned says `ended` which one it is.
@@ -98,11 +170,7 @@ class Budget:
         return max(0.0, self._not_before - self._clock())
 
     def _wait(self, now: float) -> float:
-        wait = self._not_before - now
-        for calls, seconds in self._windows:
-            if len(self._made) >= calls:
-                wait = max(wait, self._made[-calls] + seconds - now)
-        return wait
+        return max(self._not_before - now, *(window.wait(self._made, now) for window in self._windows))
 
 
 class BreakerState(enum.StrEnum):

@@ -1,6 +1,7 @@
 """The port's implementation: certificates and CRLs signed by a CA key of this process."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from cmpd.issuers import validate
 from cmpd.issuers.local.authority import Authority, UnissuableError, Unsigned
 from cmpd.issuers.local.config import LocalIssuerConfig, group_readable, read_ca, read_cmp
 from cmpd.issuers.local.keys import Signer, another
-from cmpd.ports import Diagnosis, Entropy, Issued, IssuerFailure, Store, StoreUnavailable
+from cmpd.ports import Diagnosis, Entropy, Issued, IssuerFailure, KeptCRL, Store, StoreUnavailable
 from cmpd.profile.vocabulary import SIGNATURE_ALGORITHMS
 
 _NOTICE = timedelta(days=30)
@@ -78,9 +79,8 @@ class LocalIssuer:
         """What it signs certificates with, in the words of profiles."""
         self._ca_key = ca.key
         self._throw_away: Signer | None = None
-        self._crl = b""
-        self._crl_count = -1
-        self._crl_renew = self._crl_end = datetime.min.replace(tzinfo=UTC)
+        self._ca = hashlib.sha256(self._chain[0]).digest()
+        self._crl: KeptCRL | None = None
         self._crl_lock = asyncio.Lock()
 
     @classmethod
@@ -132,35 +132,53 @@ class LocalIssuer:
         return self._cmp_credential
 
     async def crl(self, store: Store, now: datetime, /) -> bytes:
-        """The current CRL, DER (RFC 5280 §5); callers at the same time share one.
+        """The current CRL, DER (RFC 5280 §5): the one that is kept in the store, so that all processes serve the same.
 
-        While the store is not available the last CRL serves until its nextUpdate; then raises `StoreUnavailable`.
+        Callers at the same time share one. While the store is not available the last CRL serves until its nextUpdate;
+        then raises `StoreUnavailable`.
         """
         try:
-            if await self._crl_is_current(store, now):
-                return self._crl
-            async with self._crl_lock:
-                if not await self._crl_is_current(store, now):
-                    await self._make_crl(store, now)
+            state = await store.crl_state(self.name, self._ca)
+            if not self._is_current(state.number, state.revocations, now):
+                async with self._crl_lock:
+                    await self._renew_crl(store, now)
         except StoreUnavailable:
-            if not self._crl or now >= self._crl_end:
+            if self._crl is None or now >= self._crl.next_update:
                 raise
-        return self._crl
+        assert self._crl is not None
+        return self._crl.der
 
-    async def _crl_is_current(self, store: Store, now: datetime) -> bool:
-        return bool(self._crl) and now < self._crl_renew and await store.revocation_count(self.name) == self._crl_count
+    def _is_current(self, number: int, revocations: int, now: datetime) -> bool:
+        """Whether the CRL at hand has this number and so many revocations, and is not near its end."""
+        crl = self._crl
+        if crl is None or crl.number != number or crl.revocations < revocations:
+            return False
+        return now < crl.this_update + min(crl.next_update - crl.this_update, self.config.crl_validity) / 2
 
-    async def _make_crl(self, store: Store, now: datetime) -> None:
-        count = await store.revocation_count(self.name)  # before the list: what is revoked between comes next time
+    async def _renew_crl(self, store: Store, now: datetime) -> None:
+        """Have the CRL that is kept, or make a newer one and keep it; whoever is second has that of the first."""
+        state = await store.crl_state(self.name, self._ca)
+        revocations = state.revocations  # what is revoked from now on comes next time
+        while not self._is_current(state.number, revocations, now):
+            if state.number != (0 if self._crl is None else self._crl.number):
+                self._crl = await store.crl(self.name, self._ca)
+            else:
+                made = await self._make_crl(store, state.revocations, now)
+                if await store.keep_crl(self.name, self._ca, made, seen=state.number):
+                    self._crl = made
+                    return
+            state = await store.crl_state(self.name, self._ca)
+
+    async def _make_crl(self, store: Store, revocations: int, now: datetime) -> KeptCRL:
         revoked = await store.revoked(self.name)
         number = await store.next_crl_number(self.name)
+        now = now.replace(microsecond=0)
         end = now + self.config.crl_validity
         if len(revoked) > _SHORT_CRL or self._signer.slow:
-            crl = await asyncio.to_thread(self._authority.crl, revoked, number, now, end)
+            der = await asyncio.to_thread(self._authority.crl, revoked, number, now, end)
         else:
-            crl = self._authority.crl(revoked, number, now, end)
-        self._crl, self._crl_count = crl, count
-        self._crl_renew, self._crl_end = now + self.config.crl_validity / 2, end
+            der = self._authority.crl(revoked, number, now, end)
+        return KeptCRL(number, revocations, now, end, der)
 
     @property
     def _ends(self) -> dict[Path, tuple[str, datetime]]:

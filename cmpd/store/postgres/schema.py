@@ -88,12 +88,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         CREATE INDEX outside_revocation ON certificate (issuer, outside_due)
             WHERE outside_state IN ('due', 'asked')
         """,
+        "CREATE INDEX held_revocation ON certificate (issuer) WHERE outside_state = 'held'",
         """
         CREATE TABLE issuer (
             name text PRIMARY KEY,
             revocations bigint NOT NULL DEFAULT 0,
             crl_number bigint NOT NULL DEFAULT 0,
             looked bigint
+        )
+        """,
+        """
+        CREATE TABLE crl (
+            issuer text NOT NULL,
+            ca bytea NOT NULL,                -- SHA-256 of the issuing certificate
+            number bigint NOT NULL,
+            revocations bigint NOT NULL,      -- of the issuer, when it was made
+            this_update bigint NOT NULL,
+            next_update bigint NOT NULL,
+            der bytea NOT NULL,
+            PRIMARY KEY (issuer, ca)
         )
         """,
         """

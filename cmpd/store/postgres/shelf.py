@@ -113,6 +113,7 @@ class PostgresShelf:
 
     async def finish(self) -> None:
         """See `copying.Shelf`."""
+        await self._connection.execute("DELETE FROM crl")
         rows = await self._connection.fetch(
             "SELECT c.relname, pg_get_serial_sequence(c.oid::regclass::text, 'id') FROM pg_class c"
             " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'id' AND a.attidentity <> ''"

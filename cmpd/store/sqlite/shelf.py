@@ -84,6 +84,7 @@ class SQLiteShelf:
 
     async def finish(self) -> None:
         """See `copying.Shelf`. SQLite numbers rows above the greatest by itself."""
+        self._connection.execute("DELETE FROM crl")
 
 
 def _columns_of(table: Table, columns: Sequence[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """The budget lets no window have more, and lets all through in turn; the breaker opens, tries once, and closes."""
 
 import asyncio
+import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -50,6 +52,137 @@ async def test_a_restart_stays_within_the_limits_of_the_other_side(timeline: Tim
         assert most_within(life, 180.0) <= long
     assert most_within(times, 5.0) <= 100
     assert most_within(times, 180.0) <= 1000
+
+
+BOTH = ((60, 5.0), (700, 180.0))
+LIMITS = (100, 1000)
+
+
+async def use(budgets: Sequence[Budget], seconds: float, timeline: Timeline) -> list[float]:
+    """When calls are made that come as fast as they are let through, at all of them in turn."""
+    times, until = [], timeline.now + seconds
+    while timeline.now < until:
+        for one in budgets:
+            while one._wait(timeline.now) <= 0:
+                await one.take()
+                times.append(timeline.now)
+        timeline.now += 0.25
+    return times
+
+
+def shared(timeline: Timeline, processes: int | None, limits: Sequence[int] = LIMITS) -> Budget:
+    """The budget of a process that has found so many, itself included."""
+    one = Budget(BOTH, 10_000, clock=timeline.clock, sleep=timeline.sleep, limits=limits)
+    if processes is not None:
+        one.share(processes)
+    return one
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, (60, 700)), (2, (30, 350)), (7, (8, 100)), (1000, (1, 1))])
+async def test_each_process_has_its_part(timeline: Timeline, processes: int, parts: tuple[int, int]) -> None:
+    """And at least one call."""
+    one = shared(timeline, processes)
+    assert one.parts == parts
+    timeline.now += 200
+    times = await use([one], 400, timeline)
+    assert (most_within(times, 5.0), most_within(times, 180.0)) == parts
+
+
+async def test_who_joins_exceeds_no_short_budget_and_no_limit(timeline: Timeline) -> None:
+    """The first one uses all there is, and hears of the second one 2.5 seconds late."""
+    first = shared(timeline, 1)
+    times = await use([first], 400, timeline)
+    assert (most_within(times, 5.0), most_within(times, 180.0)) == (60, 700)
+    began = timeline.now
+    second = shared(timeline, 2)
+    times += await use([first, second], 2.5, timeline)
+    assert first.share(2)
+    times += await use([first, second], 400, timeline)
+    assert most_within(times, 5.0) <= 60
+    assert most_within(times, 180.0) <= 1000
+    later = [at for at in times if at > began + 190]
+    assert most_within(later, 180.0) <= 700
+    assert most_within(later, 180.0) > 650, "and the budget is used"
+
+
+async def test_who_joins_begins_soon(timeline: Timeline) -> None:
+    began = timeline.now
+    times = await use([shared(timeline, 2)], 60, timeline)
+    assert 8.0 <= times[0] - began < 9.0
+    assert len(times) == 150, "half of what DigiCert admits beside the budget, in its first three minutes"
+
+
+async def test_the_part_of_who_has_gone_comes_back_when_its_calls_are_past(timeline: Timeline) -> None:
+    both = [shared(timeline, 2), shared(timeline, 2)]
+    timeline.now += 400
+    times = await use(both, 20, timeline)
+    gone = timeline.now
+    assert both[0].share(1)
+    times += await use(both[:1], 400, timeline)
+    assert both[0].parts == (60, 700)
+    assert most_within(times, 5.0) == 60
+    assert most_within(times, 180.0) <= 700
+    assert most_within([at for at in times if at > gone + 190], 180.0) > 600
+
+
+async def test_who_is_replaced_at_once_gives_nobody_more(timeline: Timeline) -> None:
+    one = shared(timeline, 2)
+    timeline.now += 400
+    for processes in (1, 2, 1, 2, 3, 2):
+        one.share(processes)
+        timeline.now += 1.0
+        assert one.parts[0] <= 30
+    timeline.now += 10
+    await one.take()
+    assert one.parts == (30, 233)
+
+
+async def test_several_that_begin_after_a_kill_stay_within_the_limits(timeline: Timeline) -> None:
+    """One process used all there was and was killed; of four that follow, one finds nobody, and is told a second later.
+
+    Of three minutes it has its part of the rest, beside what it has called until then.
+    """
+    times = await use([shared(timeline, 1)], 400, timeline)
+    four = [shared(timeline, 1 + number) for number in range(4)]
+    times += await use(four, 1, timeline)
+    for one in four:
+        one.share(4)
+    times += await use(four, 400, timeline)
+    assert most_within(times, 5.0) <= 100
+    assert most_within(times, 180.0) <= 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_comes_and_goes_the_short_budget_holds(timeline: Timeline, seed: int) -> None:
+    """Up to five processes, all of which call as much as they may; each hears of the others up to 2.5 seconds late."""
+    dice = random.Random(seed)
+    here, hears, times = [shared(timeline, 1)], {}, []
+    timeline.now += 10
+    for _ in range(1200):
+        if dice.random() < 0.05 and len(here) < 5:
+            here.append(shared(timeline, len(here) + 1))
+        elif dice.random() < 0.05 and len(here) > 1:
+            here.pop(dice.randrange(len(here)))
+        for one in here:
+            if (one, len(here)) not in hears:
+                hears[one, len(here)] = timeline.now + dice.random() * 2.5
+            elif hears[one, len(here)] <= timeline.now:
+                one.share(len(here))
+        hears = {about: at for about, at in hears.items() if about[1] == len(here)}
+        times += await use(here, 0.25, timeline)
+    assert 30 < most_within(times, 5.0) <= 60
+
+
+async def test_without_limits_a_budget_begins_as_it_is(timeline: Timeline) -> None:
+    one = shared(timeline, 1, limits=())
+    began = timeline.now
+    times = await use([one], 5, timeline)
+    assert len([at for at in times if at == began]) == 60
+
+
+def test_the_same_number_of_processes_is_no_news(timeline: Timeline) -> None:
+    one = shared(timeline, 1)
+    assert [one.share(processes) for processes in (1, 1, 2, 2, 1)] == [False, False, True, False, True]
 
 
 async def test_calls_are_let_through_in_the_order_in_which_they_came(timeline: Timeline) -> None:
