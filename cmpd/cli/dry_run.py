@@ -75,7 +75,7 @@ class DryStore:
             self._codes[found.id] = found
         return found
 
-    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int) -> bool:  # noqa: ARG002
+    async def wrong_mac(self, code: int, /, *, most: int, until: datetime, locks: int, count: int = 1) -> bool:  # noqa: ARG002
         """Counts nothing."""
         return False
 
