@@ -24,7 +24,7 @@ run: openssl $(VENV)/run.stamp
 	@exec $(BIN)/python -m cmpd quickstart $(ARGS)
 
 test: openssl lint
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: openssl $(VENV)/test.stamp
 	@$(BIN)/python -m bench $(ARGS)

@@ -36,6 +36,8 @@ from cmpd import asn1
 from cmpd.asn1 import BodyType, der
 from cmpd.limits import Limits
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 REFERENCE, SECRET = "4711", "a secret for the load test"
 

@@ -21,6 +21,8 @@ from tests.certcentral.process import Simulator
 from tests.daemon import FreePort, Site
 from tests.test_docs import README
 
+pytestmark = pytest.mark.long
+
 HEADING = "### How to set up a public S/MIME profile for an e-mail gateway"
 SECONDS = 120
 

@@ -23,6 +23,8 @@ from tests.ee import EE, Answer, Draft, extension, new_key
 from tests.http_client import WAIT
 from tests.interop.test_openssl_certcentral import site_for
 
+pytestmark = pytest.mark.long
+
 AFTER = 10
 """enrollment.code.lock_after, as it is without the key."""
 LOOKS = 2.5

@@ -38,6 +38,8 @@ from tests.daemon import ROOT, SECRET, Daemon, Site
 from tests.ee import EE
 from tests.http_client import WAIT
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Site:

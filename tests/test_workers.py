@@ -30,6 +30,8 @@ from tests.http_client import WAIT
 from tests.test_daemon import Notifications
 from tests.test_tls_daemon import with_tls, write_pair
 
+pytestmark = pytest.mark.long
+
 COMMAND: dict[str, Any] = {COMMAND_HEADER: "1", "Host": COMMAND_HOST}
 
 

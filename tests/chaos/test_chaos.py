@@ -13,6 +13,8 @@ import pytest
 from tests.chaos.checker import report
 from tests.chaos.run import Outcome, backend, run
 
+pytestmark = pytest.mark.long
+
 SECONDS = {"sqlite": 25.0, "postgresql": 35.0}
 NODES = 3
 

@@ -32,6 +32,8 @@ from tests.ee import EE
 from tests.faults.buying import KINDS, Client, Wire, site_of
 from tests.faults.hasty import Hasty
 
+pytestmark = pytest.mark.long
+
 TRANSACTIONS = int(os.environ.get("CMPD_LEDGER_TRANSACTIONS", "500"))
 SEED = int(os.environ.get("CMPD_LEDGER_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 FAULTS = (*BY_CHANCE, "rate_limited", "slow_commit", "slow_answer")

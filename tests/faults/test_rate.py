@@ -20,6 +20,8 @@ from tests.ee import EE
 from tests.faults.buying import Client, Wire, site_of
 from tests.faults.hasty import Hasty
 
+pytestmark = pytest.mark.long
+
 CLIENTS = 150
 SMALL = 40
 """A budget that two daemons have in common."""

@@ -17,6 +17,8 @@ from tests.daemon import Daemon, Site
 from tests.ee import EE, Answer, Draft, extension, new_key
 from tests.interop.test_openssl_certcentral import site_for
 
+pytestmark = pytest.mark.long
+
 MAIL = "/.well-known/cmp/p/mail"
 ADA = "ada@example.com"
 WAIT = 120

@@ -19,6 +19,8 @@ from tests.daemon import ROOT, SECRET
 from tests.interop.openssl import OpenSSL
 from tests.interop.test_openssl_certcentral import site_for
 
+pytestmark = pytest.mark.long
+
 DELAY = 4.0
 COMMAND = ("cmp", "-batch", "-no_proxy", "127.0.0.1", "-total_timeout", "150")
 ORGANIZATION = f'[organization]\nname = "Example GmbH"\nidentifier = "VATDE-123456789"\nid = {EXAMPLE_GMBH}\n'
