@@ -154,9 +154,9 @@ class Responder:
         self.refusals: Refusals = Refusals() if before is None else before.refusals
         """The latest refusals that are not in the store; after a reload those of the responder `before` too."""
         self.authenticator = Authenticator(store, limits, revocations)
+        """Who has failed how often; a reload goes on counting where the responder `before` was."""
         for profile in profiles.values():
             self.authenticator.expect(profile)
-        """Who has failed how often; a reload goes on counting where the responder `before` was."""
         if before is not None:
             self.authenticator.inherit(before.authenticator)
         self._office = _Office(
